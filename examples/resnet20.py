@@ -1,0 +1,53 @@
+"""ResNet-20 (width 16) for Fashion-MNIST; the checkpoint beside this file is made by `train_resnet20.py`."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+CHECKPOINT = Path(__file__).with_name("resnet20.safetensors")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a skip (He et al. 2015, figure 2); a 1x1 projection where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        same = stride == 1 and inputs == outputs
+        projection = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.skip = nn.Sequential() if same else nn.Sequential(*projection)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.skip(x))
+
+
+class ResNet20(nn.Module):
+    """Three stages of three blocks at widths 16, 32 and 64: images [batch, 1, 28, 28] to logits [batch, 10]."""
+
+    def __init__(self, width: int = 16, blocks: int = 3, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        widths = [width * 2**stage for stage in range(3) for _ in range(blocks)]
+        strides = [2 if stage and not block else 1 for stage in range(3) for block in range(blocks)]
+        chain = zip([width, *widths], widths, strides, strict=False)
+        self.blocks = nn.Sequential(*(BasicBlock(*shape) for shape in chain))
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.bn(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def model() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The trained network and one example image."""
+    network = ResNet20()
+    network.load_state_dict(load_file(CHECKPOINT))
+    return network.eval(), (torch.zeros(1, 1, 28, 28),)
