@@ -1,0 +1,350 @@
+"""What a kernel computes, as plain data: the contract between lowering, which writes specs, and the generators.
+
+Every generator is `build_*(spec, tile, name, shapes=None) -> PrimFunc`. Its parameters come in the order of
+`spec.arguments(tile)`: activations, weight, the epilogue's operands, output. `shapes` lets the caller declare each
+argument with the shape that its tensor happens to have (same number of elements), so that views cost nothing. All
+numbers are float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from chipfit.targets.tiles import Tile
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A batch of images. Physically (batch, top + height + bottom, left + width + right, stored channels).
+
+    The halo holds zeros, which its producer writes. Stored channels are `channels` rounded up to `lanes`, the vector
+    width; what lies in the lanes beyond `channels` is undefined and no kernel reads it as data. A planar image is
+    (batch, channels, rows, columns) with the same halo, for inputs of few channels.
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    lanes: int
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right
+    planar: bool = False
+
+    @property
+    def stored_channels(self) -> int:
+        return self.channels if self.planar else -(-self.channels // self.lanes) * self.lanes
+
+    @property
+    def rows(self) -> int:
+        return self.halo[0] + self.height + self.halo[1]
+
+    @property
+    def columns(self) -> int:
+        return self.halo[2] + self.width + self.halo[3]
+
+    @property
+    def shape(self) -> Shape:
+        """The physical shape."""
+        if self.planar:
+            return (self.batch, self.channels, self.rows, self.columns)
+        return (self.batch, self.rows, self.columns, self.stored_channels)
+
+    @property
+    def logical(self) -> Shape:
+        """(batch, height, width, channels), what operands broadcast against."""
+        return (self.batch, self.height, self.width, self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor read by an epilogue. A shape broadcasts against the kernel's logical output as in numpy.
+
+    Logical outputs are (batch, m, n) for a matmul, `Image.logical` (channels last) wherever the output is an image,
+    and the spec's own shape elsewhere. So (n,) is a bias, the whole shape a residual, (batch, 1, 1, channels) a gate.
+    """
+
+    layout: Shape | Image
+
+    @property
+    def shape(self) -> Shape:
+        return self.layout.shape if isinstance(self.layout, Image) else self.layout
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The value of an earlier step of the same epilogue; index -1 is the accumulator before the first step."""
+
+    index: int
+
+
+StepArg = Literal["acc"] | int | float | Result
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pointwise op by its ATen name. An argument is `"acc"` (the latest value), an operand's index (int), a
+    constant (float, never int) or a `Result`. Parameters of the op follow as constants: clamp takes low and high,
+    leaky_relu its slope; gelu is exact and `gelu_tanh` its approximation.
+    """
+
+    op: str
+    args: tuple[StepArg, ...] = ("acc",)
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """Steps run on each output vector before it is stored."""
+
+    steps: tuple[Step, ...] = ()
+    operands: tuple[Operand, ...] = ()
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the runtime lays out a parameter, done once at load time by `packing.pack`. Plain data, JSON-able.
+
+    kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
+    `groups`), `depthwise` (C, 1, R, S; `lanes`).
+    """
+
+    kind: str
+    params: Mapping[str, int | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One parameter of a kernel's function: its role, its natural shape, and for a weight how it is packed."""
+
+    role: Literal["activation", "weight", "operand", "output"]
+    shape: Shape
+    packing: Packing | None = None
+
+
+class KernelSpec(Protocol):
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]: ...
+
+
+def _operands(operands: tuple[Operand, ...]) -> tuple[Argument, ...]:
+    return tuple(Argument("operand", operand.shape) for operand in operands)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where a stack of matrices lies in a dense tensor of `shape`.
+
+    Element (b, i, j) is at (b // heads) * batch + (b % heads) * head + i * row + j * column, all in elements. So the
+    heads of attention are read from, and written to, (batch, sequence, heads * width) without a transpose.
+    """
+
+    shape: Shape
+    row: int
+    head: int = 0
+    heads: int = 1
+    batch: int = 0
+    column: int = 1
+
+
+@dataclass(frozen=True)
+class MatmulSpec:
+    """C[b] = A[b] @ B[b // share] for b < batch, then the epilogue. A is (batch, m, k), C is (batch, m, n).
+
+    weight: `packed`: B is one parameter for all b (share = batch is implied), stored as PyTorch has it, (n, k) if
+    `transposed` as in aten.linear, else (k, n), and packed by the runtime. `activation`: B is a tensor of
+    (batch / share, k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T. Views override the dense layouts;
+    the B view is indexed by b // share.
+    """
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    weight: Literal["packed", "activation"] = "packed"
+    transposed: bool = True
+    share: int = 1
+    epilogue: Epilogue = Epilogue()
+    a_view: View | None = None
+    b_view: View | None = None
+    c_view: View | None = None
+
+    def a_layout(self) -> View:
+        return self.a_view or dense(self.batch, self.m, self.k)
+
+    def b_layout(self) -> View:
+        rows, columns = (self.n, self.k) if self.transposed else (self.k, self.n)
+        return self.b_view or dense(self.batch // self.share, rows, columns)
+
+    def c_layout(self) -> View:
+        return self.c_view or dense(self.batch, self.m, self.n)
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        if self.weight == "packed":
+            packing = Packing("panels", {"lanes": tile.lanes, "nr": tile.nr, "transposed": self.transposed})
+            b = Argument("weight", (round_up(self.n, tile.lanes) * self.k,), packing)
+        else:
+            b = Argument("activation", self.b_layout().shape)
+        a, c = Argument("activation", self.a_layout().shape), Argument("output", self.c_layout().shape)
+        return (a, b, *_operands(self.epilogue.operands), c)
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """2-D convolution, (groups, any channels); `padding` is (top, left), bottom and right follow from the sizes.
+
+    The source's halo must cover the padding on all sides; a planar source (groups = 1) is for few channels.
+    """
+
+    source: Image
+    target: Image
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    epilogue: Epilogue = Epilogue()
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        group_out, group_in = self.target.channels // self.groups, self.source.channels // self.groups
+        size = self.groups * round_up(group_out, tile.lanes) * group_in * math.prod(self.kernel)
+        packing = Packing("conv", {"lanes": tile.lanes, "nr": tile.nr, "groups": self.groups})
+        source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
+        return (source, Argument("weight", (size,), packing), *_operands(self.epilogue.operands), target)
+
+
+@dataclass(frozen=True)
+class DepthwiseSpec:
+    """Depthwise convolution, one filter per channel (source.channels == target.channels == groups)."""
+
+    source: Image
+    target: Image
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    epilogue: Epilogue = Epilogue()
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        size = round_up(self.source.channels, tile.lanes) * math.prod(self.kernel)
+        weight = Argument("weight", (size,), Packing("depthwise", {"lanes": tile.lanes}))
+        source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
+        return (source, weight, *_operands(self.epilogue.operands), target)
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """Window pooling; `op` is `max` or `avg`. Windows are clipped to the image, so the source needs no halo."""
+
+    op: Literal["max", "avg"]
+    source: Image
+    target: Image
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    count_include_pad: bool = True
+    epilogue: Epilogue = Epilogue()
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
+        return (source, *_operands(self.epilogue.operands), target)
+
+
+@dataclass(frozen=True)
+class GlobalPoolSpec:
+    """The mean (or max) over height and width: Image -> dense (batch, channels)."""
+
+    op: Literal["max", "avg"]
+    source: Image
+    epilogue: Epilogue = Epilogue()
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        output = Argument("output", (self.source.batch, self.source.channels))
+        return (Argument("activation", self.source.shape), *_operands(self.epilogue.operands), output)
+
+
+@dataclass(frozen=True)
+class PackImageSpec:
+    """Dense (batch, channels, height, width) -> Image (planar or not), halo zeroed."""
+
+    target: Image
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        return (Argument("activation", planar_shape(self.target)), Argument("output", self.target.shape))
+
+
+@dataclass(frozen=True)
+class UnpackImageSpec:
+    """Image -> dense (batch, channels, height, width)."""
+
+    source: Image
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        return (Argument("activation", self.source.shape), Argument("output", planar_shape(self.source)))
+
+
+@dataclass(frozen=True)
+class PointwiseSpec:
+    """Steps over operands alone; the first step may not use `"acc"`. The output is a dense shape or an Image."""
+
+    target: Shape | Image
+    epilogue: Epilogue
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        shape = self.target.shape if isinstance(self.target, Image) else self.target
+        return (*_operands(self.epilogue.operands), Argument("output", shape))
+
+
+@dataclass(frozen=True)
+class SoftmaxSpec:
+    """softmax(scale * x + mask) over the last axis of `shape`; the mask's shape broadcasts to it, None is no mask.
+
+    `log` gives log_softmax. A row masked with -inf throughout comes out as zeros.
+    """
+
+    shape: Shape
+    scale: float = 1.0
+    mask: Shape | None = None
+    log: bool = False
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        mask = () if self.mask is None else (Argument("operand", self.mask),)
+        return (Argument("activation", self.shape), *mask, Argument("output", self.shape))
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """Layer norm or RMS norm over the last axis of (rows, width), with weight (width,) and bias (width,) if told.
+
+    The order of arguments: x, weight, bias, the epilogue's operands, output. The epilogue sees (rows, width).
+    """
+
+    kind: Literal["layer", "rms"]
+    rows: int
+    width: int
+    eps: float
+    weight: bool = True
+    bias: bool = False
+    epilogue: Epilogue = Epilogue()
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        affine = (Argument("operand", (self.width,)),) * (self.weight + self.bias)
+        matrix = (self.rows, self.width)
+        operands = _operands(self.epilogue.operands)
+        return (Argument("activation", matrix), *affine, *operands, Argument("output", matrix))
+
+
+def round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def dense(batch: int, rows: int, columns: int) -> View:
+    """The view of a dense (batch, rows, columns) tensor."""
+    return View((batch, rows, columns), row=columns, batch=rows * columns)
+
+
+def planar_shape(image: Image) -> Shape:
+    """(batch, channels, height, width), as PyTorch has it."""
+    return (image.batch, image.channels, image.height, image.width)
