@@ -1,0 +1,85 @@
+"""The solver against brute force on random small problems."""
+
+import itertools
+
+import numpy as np
+import pytest
+from chipfit.search.solve import Infeasible, Item, Problem, binding, colours, exclusive_pairs, least, solve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def amount(problem, quantity, levels, dropped):
+    items = problem.quantities[quantity]
+    return sum(item.amounts[tuple(levels[a] for a in item.axes)] for item in items if not item.blocks & dropped)
+
+
+def loss(problem, levels, dropped):
+    return sum(problem.levels[a][i] for a, i in levels.items()) + sum(problem.drops[b] for b in dropped)
+
+
+def choices(problem):
+    axes, blocks = list(problem.levels), list(problem.drops)
+    for picked in itertools.product(*(range(len(problem.levels[a])) for a in axes)):
+        for drops in itertools.product((False, True), repeat=len(blocks)):
+            dropped = frozenset(b for b, on in zip(blocks, drops, strict=True) if on)
+            if not any(a in dropped and b in dropped for a, b in problem.exclusive):
+                yield dict(zip(axes, picked, strict=True)), dropped
+
+
+@st.composite
+def problems(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    levels = {axis: (0.0, *np.sort(rng.random(2))) for axis in "abc"}
+    drops = {block: float(rng.random() * 2) for block in ("first", "second", "both")}
+    groups = [("a",), ("a", "b"), ("b", "c"), (), ("a", "b", "c")]
+    insides = [{"first", "both"}, set(), {"second", "both"}, {"both"}, {"second", "both"}]
+    items = tuple(Item(g, frozenset(i), rng.random([3] * len(g))) for g, i in zip(groups, insides, strict=True))
+    exclusive = (("both", "first"), ("both", "second"))
+    return Problem(levels, drops, {"latency": items, "size": items[:3]}, exclusive)
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(), st.floats(0.2, 1.0), st.floats(0.2, 1.0))
+def test_equals_brute_force(problem, latency, size):
+    full = {axis: 0 for axis in problem.levels}
+    limits = {
+        "latency": latency * amount(problem, "latency", full, frozenset()),
+        "size": size * amount(problem, "size", full, frozenset()),
+    }
+    fits = [c for c in choices(problem) if all(amount(problem, q, *c) <= limits[q] for q in limits)]
+    if not fits:
+        with pytest.raises(Infeasible):
+            solve(problem, limits)
+        return
+    found = solve(problem, limits)
+    assert loss(problem, found.levels, found.dropped) == pytest.approx(min(loss(problem, *c) for c in fits), abs=1e-3)
+    for quantity, limit in limits.items():
+        assert amount(problem, quantity, found.levels, found.dropped) <= limit * (1 + 1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(problems())
+def test_least_is_the_least(problem):
+    smallest = min(amount(problem, "latency", *choice) for choice in choices(problem))
+    assert least(problem, "latency") == pytest.approx(smallest, abs=1e-4)
+
+
+def test_binding_names_the_limit_to_loosen():
+    item = Item(("a",), frozenset(), np.array([10.0, 4.0]))
+    problem = Problem({"a": (0.0, 1.0)}, {}, {"latency": (item,), "size": (item,)})
+    with pytest.raises(Infeasible):
+        solve(problem, {"latency": 1.0, "size": 20.0})
+    assert binding(problem, {"latency": 1.0, "size": 20.0}) == ("latency", pytest.approx(4.0))
+    assert binding(problem, {"latency": 1.0, "size": 1.0}) is None
+
+
+def test_axes_that_meet_have_different_colours():
+    found = colours([("hidden", "ffn0"), ("hidden", "ffn1"), ("alone",)])
+    assert found["hidden"] != found["ffn0"]
+    assert found["ffn0"] == found["ffn1"]
+
+
+def test_exclusive_pairs_share_nodes():
+    nodes = {"layer": frozenset("xyz"), "mlp": frozenset("x"), "attention": frozenset("y")}
+    assert exclusive_pairs(nodes) == (("attention", "layer"), ("layer", "mlp"))
