@@ -7,7 +7,7 @@ class UserError(Exception):
     exit_code = 2
 
 
-class InfeasibleBudget(UserError):
+class InfeasibleBudgetError(UserError):
     """No configuration fits; the message names the binding constraint and the nearest feasible one."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""Stages: each writes its result under the hash of its inputs, so that a killed run resumes and a repeated one is free."""
+"""Stages: each writes its result under the hash of its inputs; a killed run resumes, a repeated one is free."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from chipfit.stages import Stages, replace_folder, write_json
 
 

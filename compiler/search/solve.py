@@ -24,7 +24,7 @@ GAP = 1e-4  # relative optimality gap that counts as solved
 
 @dataclass(frozen=True)
 class Item:
-    """What a kernel or a parameter costs: one amount per combination of its axes' levels, none if a block is dropped."""
+    """What a kernel or a parameter costs: an amount per combination of its axes' levels, none if a block is dropped."""
 
     axes: tuple[str, ...]
     blocks: frozenset[str]
@@ -49,7 +49,7 @@ class Solution:
     gap: float  # relative; 0 where optimality is proved
 
 
-class Infeasible(Exception):
+class InfeasibleError(Exception):
     """No choice of levels and blocks satisfies the limits."""
 
 
@@ -81,7 +81,7 @@ class _Program:
         self.rows.append((list(columns), list(values), low, high))
 
     def weights(self, axes: tuple[str, ...], blocks: frozenset[str]) -> list[int]:
-        """The columns that weigh each combination of levels of `axes`, shared by all items with the same axes and blocks."""
+        """The columns that weigh each combination of levels, shared by all items with the same axes and blocks."""
         key = (axes, blocks)
         if key not in self.groups:
             plain = len(axes) == 1 and not blocks
@@ -119,9 +119,9 @@ class _Program:
 
 
 def solve(problem: Problem, limits: Mapping[str, float], objective: str = "loss") -> Solution:
-    """The choice with the least `objective` (the loss, or a quantity) that keeps every limited quantity within its limit.
+    """The choice with the least `objective` (the loss, or a quantity) that keeps every limited quantity in its limit.
 
-    Raises Infeasible if there is none.
+    Raises InfeasibleError if there is none.
     """
     program = _Program(problem)
     forms = {name: program.amount(name) for name in {*limits, objective} - {"loss"}}
@@ -150,7 +150,7 @@ def binding(problem: Problem, limits: Mapping[str, float]) -> tuple[str, float] 
         others = {name: value for name, value in limits.items() if name != quantity}
         try:
             reachable = solve(problem, others, objective=quantity).objective
-        except Infeasible:
+        except InfeasibleError:
             continue
         options.append((reachable / limit, quantity, reachable))
     return min(options)[1:] if options else None
@@ -184,7 +184,7 @@ def _solve(program: _Program, target: NDArray[np.float64]) -> tuple[NDArray[np.f
         options={"time_limit": SECONDS, "mip_rel_gap": GAP},
     )
     if result.x is None:
-        raise Infeasible(result.message)
+        raise InfeasibleError(result.message)
     return result.x, float(result.mip_gap or 0.0)
 
 

@@ -1,4 +1,5 @@
 import pytest
+
 from chipfit.errors import UserError
 from chipfit.search.budget import Limit, parse_budget, parse_share
 

@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from chipfit.search.solve import Infeasible, Item, Problem, binding, colours, exclusive_pairs, least, solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from chipfit.search.solve import InfeasibleError, Item, Problem, binding, colours, exclusive_pairs, least, solve
 
 
 def amount(problem, quantity, levels, dropped):
@@ -42,14 +43,14 @@ def problems(draw):
 @settings(max_examples=40, deadline=None)
 @given(problems(), st.floats(0.2, 1.0), st.floats(0.2, 1.0))
 def test_equals_brute_force(problem, latency, size):
-    full = {axis: 0 for axis in problem.levels}
+    full = dict.fromkeys(problem.levels, 0)
     limits = {
         "latency": latency * amount(problem, "latency", full, frozenset()),
         "size": size * amount(problem, "size", full, frozenset()),
     }
     fits = [c for c in choices(problem) if all(amount(problem, q, *c) <= limits[q] for q in limits)]
     if not fits:
-        with pytest.raises(Infeasible):
+        with pytest.raises(InfeasibleError):
             solve(problem, limits)
         return
     found = solve(problem, limits)
@@ -68,7 +69,7 @@ def test_least_is_the_least(problem):
 def test_binding_names_the_limit_to_loosen():
     item = Item(("a",), frozenset(), np.array([10.0, 4.0]))
     problem = Problem({"a": (0.0, 1.0)}, {}, {"latency": (item,), "size": (item,)})
-    with pytest.raises(Infeasible):
+    with pytest.raises(InfeasibleError):
         solve(problem, {"latency": 1.0, "size": 20.0})
     assert binding(problem, {"latency": 1.0, "size": 20.0}) == ("latency", pytest.approx(4.0))
     assert binding(problem, {"latency": 1.0, "size": 1.0}) is None
