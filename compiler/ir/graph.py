@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -89,6 +89,17 @@ class Parameter:
     @property
     def name(self) -> str:
         return self.value.name
+
+
+def needed(nodes: Sequence[Node], results: Iterable[str], known: Collection[str] = ()) -> tuple[Node, ...]:
+    """The nodes that the values named in `results` depend on, in their order; `known` values need no node."""
+    wanted = {name for name in results if name not in known}
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(value.name for value in node.outputs):
+            kept.append(node)
+            wanted.update(value.name for value in node.inputs if value.name not in known)
+    return tuple(reversed(kept))
 
 
 @dataclass(frozen=True)
