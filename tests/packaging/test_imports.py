@@ -11,7 +11,7 @@ ALLOWED = {
     "compiler/ir": {"ir"},
     "compiler/frontend": {"ir", "frontend", "errors", "examples"},
     "compiler/codegen": {"ir", "targets", "codegen", "errors"},
-    "compiler/search": {"ir", "passes", "targets", "search", "errors"},
+    "compiler/search": {"ir", "passes", "targets", "search", "errors", "stages"},
     "passes": {"ir", "passes", "errors"},
     "targets": {"ir", "targets", "errors"},
 }
