@@ -1,0 +1,141 @@
+"""Matrix multiplication: packed weights or two activations, any sizes, epilogue fused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tvm.tirx import PrimFunc
+from tvm.tirx.script import builder as T
+
+from chipfit.codegen.epilogue import Finish, Layout
+from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
+from chipfit.codegen.register import Multiply, Output, RegisterTile
+from chipfit.codegen.spec import MatmulSpec, Shape, View, dense, round_up
+from chipfit.codegen.transpose import pack_transposed
+from chipfit.targets.tiles import Tile
+
+Columns = Callable[[Expr], list[Expr]]  # reduction index -> the vectors of B there
+
+
+def build_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
+    """Arguments: A, B, operands, C. Raises ValueError if C, or both dimensions of B, are strided."""
+    if spec.c_layout().column != 1:
+        raise ValueError(f"Kernel {name} cannot store vectors into a strided output.")
+
+    def body(a: Buffer, b: Buffer, *rest: Buffer) -> None:
+        simd = Simd(tile.lanes)
+        finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
+        view, rows = spec.a_layout(), a
+        if tile.pack_a:
+            view, rows = _copy_rows(simd, spec, a)
+        _Matmul(spec, tile, simd, rows, view, b, rest[-1], finish).emit()
+
+    return function(name, spec.arguments(tile), body, shapes)
+
+
+def _copy_rows(simd: Simd, spec: MatmulSpec, a: Buffer) -> tuple[View, Buffer]:
+    """A copy of A whose rows lie one vector further apart: rows a power of two apart share few cache sets."""
+    source, stride = spec.a_layout(), round_up(spec.k, simd.lanes) + simd.lanes
+    target = replace(dense(spec.batch, spec.m, stride), shape=())
+    copy = T.alloc_buffer((spec.batch * spec.m * stride,), "float32", scope="global", layout=None)
+    with jobs(spec.batch, spec.m) as (z, i):
+        start, to = _base(source, z) + i * source.row, _base(target, z) + i * target.row
+        pieces(spec.k, simd.lanes, lambda k, n: simd.store(copy, to + k, simd.load(a, start + k, n), n))
+    return target, copy
+
+
+def _base(view: View, b: Expr) -> Expr:
+    """The offset of matrix `b`."""
+    return b // view.heads * view.batch + (b % view.heads * view.head if view.heads > 1 else 0)
+
+
+@dataclass(frozen=True)
+class _Matmul:
+    """The state of one kernel's emission."""
+
+    spec: MatmulSpec
+    tile: Tile
+    simd: Simd
+    a: Buffer
+    a_view: View
+    b: Buffer
+    c: Buffer
+    finish: Finish
+
+    def emit(self) -> None:
+        spec, tile = self.spec, self.tile
+        if tile.order == "rows" and not self._transposes:
+            with jobs(spec.batch, -(-spec.m // tile.mr)) as (z, t):
+                split(spec.m, tile.mr, t, lambda rows: self._row_block(z, t * tile.mr, rows))
+        else:
+            with jobs(spec.batch, -(-spec.n // tile.nr)) as (z, p):
+                split(spec.n, tile.nr, p, lambda columns: self._column_block(z, p * tile.nr, columns))
+
+    @property
+    def _b_strides(self) -> tuple[int, int]:
+        """The strides of an activation B along k and along n."""
+        view = self.spec.b_layout()
+        return (view.column, view.row) if self.spec.transposed else (view.row, view.column)
+
+    @property
+    def _transposes(self) -> bool:
+        return self.spec.weight == "activation" and self._b_strides[1] != 1
+
+    def _row_block(self, z: Expr, start: Expr, rows: int) -> None:
+        def panel(n: Expr, columns: int) -> None:
+            self._tile(z, start, rows, n, columns, self._columns(z, n, columns))
+
+        pieces(self.spec.n, self.tile.nr, panel)
+
+    def _column_block(self, z: Expr, n: Expr, columns: int) -> None:
+        vectors = self._packed_columns(z, n, columns) if self._transposes else self._columns(z, n, columns)
+        pieces(self.spec.m, self.tile.mr, lambda m, rows: self._tile(z, m, rows, n, columns, vectors))
+
+    def _columns(self, z: Expr, n: Expr, columns: int) -> Columns:
+        """The vectors of B at column `n`, read from a packed weight or from a B whose columns are dense."""
+        lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
+        if self.spec.weight == "packed":
+            start = n * self.spec.k
+            return lambda k: [self.simd.load(self.b, start + k * width + j) for j in range(0, width, lanes)]
+        start, row = _base(self.spec.b_layout(), z // self.spec.share) + n, self._b_strides[0]
+        return lambda k: [
+            self.simd.load(self.b, start + k * row + j, min(lanes, columns - j)) for j in range(0, width, lanes)
+        ]
+
+    def _packed_columns(self, z: Expr, n: Expr, columns: int) -> Columns:
+        """The vectors of a B whose rows are dense along k: this panel is transposed into scratch first."""
+        along_k, along_n = self._b_strides
+        if along_k != 1:
+            raise ValueError("An activation B needs one dense dimension.")
+        lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
+        panel = T.alloc_buffer((self.spec.k * width,), "float32", scope="global", layout=None)
+        start = _base(self.spec.b_layout(), z // self.spec.share) + n * along_n
+        pack_transposed(self.simd, self.b, start, along_n, (columns, self.spec.k), panel, width)
+        return lambda k: [self.simd.load(panel, k * width + j) for j in range(0, width, lanes)]
+
+    def _tile(self, z: Expr, m: Expr, rows: int, n: Expr, columns: int, vectors: Columns) -> None:
+        view = self.a_view
+        start = _base(view, z) + m * view.row
+
+        def reduce(multiply: Multiply) -> None:
+            with T.serial(0, self.spec.k) as k:
+                values = vectors(k)
+                self._prefetch(m, n, k)
+                multiply([self.a[start + i * view.row + k * view.column] for i in range(rows)], values)
+
+        output = Output(self.c, self._c_layout(z), self.finish)
+        tile = RegisterTile(self.simd, rows, columns)
+        tile.emit(reduce, lambda row, column: (z, m + row, n + column), output)
+
+    def _c_layout(self, z: Expr) -> Layout:
+        """C's layout within matrix z, whose own offset holds what the head and batch strides add."""
+        view = self.spec.c_layout()
+        return Layout(_base(view, z), (0, view.row, 1))
+
+    def _prefetch(self, m: Expr, n: Expr, k: Expr) -> None:
+        """Fetch the next panel of weights while this one is used, spread evenly over the row tiles."""
+        if self.tile.prefetch and self.spec.weight == "packed":
+            tiles, panel = -(-self.spec.m // self.tile.mr), self.spec.k * self.tile.nr
+            within = (m // self.tile.mr * self.spec.k + k) * self.tile.nr // tiles
+            self.simd.prefetch(self.b, n * self.spec.k + panel + within)

@@ -1,0 +1,45 @@
+"""How parameters are laid out for the kernels, done at load time: numpy only, no compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+
+def pack(kind: str, params: Mapping[str, int | bool], weight: Array) -> Array:
+    """The flat array that a kernel reads, from a parameter as PyTorch stores it. Raises KeyError for an unknown kind.
+
+    kinds and params are those of `spec.Packing`.
+    """
+    return {"panels": _matrix, "conv": _conv, "depthwise": _depthwise}[kind](params, np.asarray(weight, np.float32))
+
+
+def _matrix(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """(n, k) if `transposed` else (k, n) -> panels."""
+    matrix = weight.reshape(-1, weight.shape[-1])
+    return panels(matrix.T if params["transposed"] else matrix, params["lanes"], params["nr"])
+
+
+def _conv(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """(OC, IC / groups, R, S) -> for each group, panels over the reduction (R, S, IC / groups)."""
+    groups = np.split(weight, params["groups"])
+    flat = [group.transpose(2, 3, 1, 0).reshape(-1, group.shape[0]) for group in groups]
+    return np.concatenate([panels(matrix, params["lanes"], params["nr"]) for matrix in flat])
+
+
+def _depthwise(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """(C, 1, R, S) -> one panel of one vector for each `lanes` channels: [C / lanes][R][S][lanes]."""
+    return panels(weight.reshape(weight.shape[0], -1).T, params["lanes"], params["lanes"])
+
+
+def panels(matrix: Array, lanes: int, nr: int) -> Array:
+    """(k, n) -> consecutive panels [k][nr] of nr columns each; the last is as wide as its columns, rounded up to a
+    whole vector and filled with zeros."""
+    k, n = matrix.shape
+    whole = np.zeros((k, -(-n // lanes) * lanes), np.float32)
+    whole[:, :n] = matrix
+    return np.concatenate([np.ravel(whole[:, start : start + nr]) for start in range(0, whole.shape[1], nr)])
