@@ -1,0 +1,132 @@
+"""What a graph costs under a configuration, summed over the kernels that codegen would emit for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from chipfit.ir.configuration import Configuration
+from chipfit.ir.graph import EntryPoint, Graph, Value
+from chipfit.ir.kernels import Kernel, Work, kernels, work
+from chipfit.ir.shapes import Shapes, what_if
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One kernel: the value that it computes, its PyTorch module, its time, and what takes most of that."""
+
+    name: str
+    module: str
+    kind: str
+    latency_ms: float
+    limit: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`interval_ms` holds 95% of measured latencies where the model was calibrated, and is None elsewhere.
+
+    `energy_mj` is None as long as no source gives the chip's energy; `status` is `calibrated` or `uncalibrated`.
+    """
+
+    latency_ms: float
+    interval_ms: Interval | None
+    peak_memory_bytes: int
+    weight_bytes: int
+    energy_mj: float | None
+    status: str
+    layers: tuple[LayerCost, ...]
+
+
+class KernelModel(Protocol):
+    """What a chip family says about one kernel; `call_ms` is spent once a call whatever the graph."""
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def call_ms(self) -> float: ...
+
+    def terms(self, kernel: Kernel, work: Work) -> Mapping[str, float]:
+        """Milliseconds by what they are spent on; their sum is the kernel's time."""
+
+    def interval(self, latency_ms: float) -> Interval | None:
+        """Where the measured latency lies if that is predicted."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Answers for whole graphs by asking a `KernelModel` about each kernel."""
+
+    model: KernelModel
+
+    @property
+    def status(self) -> str:
+        return self.model.status
+
+    def kernel_ms(self, kernel: Kernel, work: Work) -> float:
+        return math.fsum(self.model.terms(kernel, work).values())
+
+    def cost(self, graph: Graph, configuration: Configuration | None = None, batch: int = 1) -> Cost:
+        """The cost of `apply(graph, configuration)` at a batch, found without touching weights."""
+        shapes = what_if(graph, configuration or Configuration(), batch)
+        amounts = works(graph.forward, shapes)
+        layers = tuple(self._layer(kernel, amount) for kernel, amount in amounts)
+        latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms
+        weights = weight_bytes(graph, shapes)
+        memory = weights + activation_bytes(graph.forward, amounts, shapes)
+        return Cost(latency, self.model.interval(latency), memory, weights, None, self.status, layers)
+
+    def _layer(self, kernel: Kernel, work: Work) -> LayerCost:
+        terms = self.model.terms(kernel, work)
+        limit = max(terms, key=lambda term: terms[term], default="")
+        return LayerCost(kernel.name, kernel.anchor.module, kernel.kind, math.fsum(terms.values()), limit)
+
+
+def works(entry: EntryPoint, shapes: Shapes) -> tuple[tuple[Kernel, Work], ...]:
+    """The kernels still alive under `shapes`, in order, each with its work."""
+    alive = (kernel for kernel in kernels(entry) if kernel.anchor.name in shapes.alive)
+    return tuple((kernel, work(kernel, shapes)) for kernel in alive)
+
+
+def weight_bytes(graph: Graph, shapes: Shapes) -> int:
+    """Bytes of the parameters that a living node reads, tied ones once."""
+    used = {value.name for node in graph.forward.nodes if node.name in shapes.alive for value in node.inputs}
+    return sum(_bytes(parameter.value, shapes) for name, parameter in graph.parameters.items() if name in used)
+
+
+def activation_bytes(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], shapes: Shapes) -> int:
+    """The most bytes that inputs and kernel outputs hold at one time, each kept until its last reader has run.
+
+    A kernel that writes nothing is a view: it holds on to what it reads.
+    """
+    size = {value.name: _bytes(value, shapes) for value in entry.inputs}
+    owner = {name: name for name in size}
+    last_use: dict[str, int] = {}
+    for step, (kernel, amount) in enumerate(plan):
+        sources = [owner[value.name] for value in kernel.inputs if value.name in owner]
+        is_view = amount.bytes_written == 0 and bool(sources)
+        owner.update({value.name: sources[0] if is_view else kernel.name for value in kernel.outputs})
+        if not is_view:
+            size[kernel.name] = amount.bytes_written
+        last_use.update(dict.fromkeys([*sources, owner[kernel.name]], step))
+    last_use.update({owner[value.name]: len(plan) for value in entry.outputs if value.name in owner})
+    return _peak(size, last_use, [kernel.name for kernel, _ in plan])
+
+
+def _peak(size: Mapping[str, int], last_use: Mapping[str, int], order: Sequence[str]) -> int:
+    live = sum(bytes_ for name, bytes_ in size.items() if name not in order)
+    peak = live
+    for step, name in enumerate(order):
+        live += size.get(name, 0)
+        peak = max(peak, live)
+        live -= sum(size[dead] for dead, last in last_use.items() if last == step)
+    return peak
+
+
+def _bytes(value: Value, shapes: Shapes) -> int:
+    return math.prod(shapes[value.name]) * value.type.dtype.itemsize

@@ -1,0 +1,128 @@
+"""What this machine is: vector units and caches as the system tells them, peak and bandwidth from a short probe."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from chipfit.targets.profile import Figure, Profile
+
+CPUINFO = Path("/proc/cpuinfo")
+SYSTEM = Path("/sys/devices/system/cpu")
+
+
+def detect_host(base: Profile) -> Profile:
+    """`base` with this machine's figures and LLVM's names for it. Probes for about half a second, once a process."""
+    from tvm.target import codegen  # half a second of import that no other chip needs
+
+    threads = usable_cores()
+    figures = {**_vector_figures(_cpu_field("flags", "Features").split()), **_cache_figures(), **_probe(threads)}
+    figures["cores"] = Figure(threads, "core", "affinity, control group and topology of this process", "measured")
+    system = {"triple": codegen.llvm_get_system_triple(), "arch": codegen.llvm_get_system_cpu()}
+    return Profile(base.name, base.family, _cpu_field("model name") or platform.machine(), figures, **system)
+
+
+def identity() -> str:
+    """Names what kernel times depend on: processor model, its features, and how many cores this process may use."""
+    parts = (platform.machine(), _cpu_field("model name"), _cpu_field("flags", "Features"), str(usable_cores()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may run on, and no more than its control group's share of time."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    cores = {_read(SYSTEM / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
+    return max(1, min(len(cores), _quota()))
+
+
+def _quota() -> int:
+    """Whole cores that control group 2 grants (https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max)."""
+    quota = _read(Path("/sys/fs/cgroup/cpu.max")).split()
+    return round(int(quota[0]) / int(quota[1])) if quota and quota[0] != "max" else 2**20
+
+
+def _read(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def _cpu_field(*names: str) -> str:
+    """The first processor's entry of that name in /proc/cpuinfo, empty if there is none."""
+    match = re.search(rf"^({'|'.join(names)})\s*:\s*(.*)$", _read(CPUINFO), re.MULTILINE)
+    return match.group(2) if match else ""
+
+
+def _vector_figures(features: list[str]) -> Mapping[str, Figure]:
+    """Width and number of vector registers by the instruction set (Intel SDM volume 1, Arm ARM)."""
+    if platform.machine() in ("aarch64", "arm64"):
+        bits, registers, name = 128, 32, "Advanced SIMD"
+    elif "avx512f" in features and "avx512vl" in features:
+        bits, registers, name = 512, 32, "AVX-512"
+    elif "avx2" in features and "fma" in features:
+        bits, registers, name = 256, 16, "AVX2"
+    else:
+        bits, registers, name = 128, 16, "baseline vectors"
+    source = f"{name}, from the processor's features"
+    return {
+        "vector_bits": Figure(bits, "bit", source, "derived"),
+        "vector_registers": Figure(registers, "register", source, "derived"),
+    }
+
+
+def _cache_figures() -> Mapping[str, Figure]:
+    """Sizes of the data caches in KiB; where the system does not tell, small ones that every recent core has."""
+    found = {
+        "l1_size": Figure(32, "KiB", "assumed", "unverified"),
+        "l2_size": Figure(256, "KiB", "assumed", "unverified"),
+    }
+    for index in sorted(SYSTEM.glob("cpu0/cache/index*")):
+        level, kind, size = (_read(index / name) for name in ("level", "type", "size"))
+        if kind in ("Data", "Unified") and size.endswith("K"):
+            found[f"l{level}_size"] = Figure(int(size[:-1]), "KiB", "sysfs", "measured")
+    return found
+
+
+@cache
+def _probe(threads: int) -> Mapping[str, Figure]:
+    """fp32 peak by a matrix product and bandwidth by copies, both through numpy: a first guess before calibration."""
+    matrix = np.ones((768, 768), np.float32)
+    flops = 2 * 768**3 / _best_seconds(lambda: matrix @ matrix)
+    bandwidth = 2 * _COPY_BYTES * threads / _best_seconds(_copier(threads))
+    source = "half-second probe through numpy"
+    return {
+        "fp32_peak": Figure(flops / 1e9, "GFLOP/s", source, "measured"),
+        "memory_bandwidth": Figure(bandwidth / 1e9, "GB/s", source, "measured"),
+    }
+
+
+_COPY_BYTES = 32 * 2**20
+
+
+def _copier(threads: int) -> Callable[[], object]:
+    """A function that copies `_COPY_BYTES` in each thread; numpy releases the interpreter lock while it copies."""
+    pairs = [(np.ones(_COPY_BYTES, np.uint8), np.empty(_COPY_BYTES, np.uint8)) for _ in range(threads)]
+
+    def copy() -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), pairs))
+
+    return copy
+
+
+def _best_seconds(function: Callable[[], object], seconds: float = 0.2) -> float:
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,63 @@
+"""Targets by name: every chip file in this folder, and the machine that this runs on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from chipfit.errors import UserError
+from chipfit.targets.cost import CostModel
+from chipfit.targets.cpu import Cpu, CpuModel, is_calibrated, shape_of
+from chipfit.targets.detect import detect_host
+from chipfit.targets.profile import Profile, check_complete, read_folder
+from chipfit.targets.roofline import Roofline
+
+FOLDERS = (Path(__file__).parent,)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip to compile for, and what work costs on it."""
+
+    name: str
+    family: str
+    profile: Profile
+
+    @property
+    def status(self) -> str:
+        """`calibrated` if its kernel times were measured on the chip itself, else `uncalibrated`."""
+        return self.cost_model.status
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        kernel_model = CpuModel(self.profile) if is_calibrated(self.profile) else Roofline(self.profile)
+        return CostModel(kernel_model)
+
+    @property
+    def cpu(self) -> Cpu:
+        """What the tile picker asks about a CPU."""
+        return shape_of(self.profile)
+
+    def with_profile(self, profile: Profile) -> Target:
+        return replace(self, profile=profile)
+
+
+def target_names(folders: Sequence[Path] = FOLDERS) -> tuple[str, ...]:
+    """Every chip that has a file, sorted, the host first."""
+    return tuple(sorted(read_folder(folders)[1], key=lambda name: (name != "host", name)))
+
+
+def get_target(name: str, folders: Sequence[Path] = FOLDERS) -> Target:
+    """The chip of that name; UserError with the closest names if there is none. `host` is detected, uncalibrated."""
+    families, profiles = read_folder(folders)
+    if name not in profiles:
+        close = difflib.get_close_matches(name.lower(), profiles, cutoff=0.4) or sorted(profiles)
+        raise UserError(f"Target {name!r} is unknown; did you mean {' or '.join(close)}?")
+    profile = profiles[name]
+    if name == "host":
+        profile = detect_host(profile)
+    check_complete(profile, families[profile.family])
+    return Target(name, profile.family, profile)

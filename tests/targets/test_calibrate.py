@@ -1,0 +1,84 @@
+"""Fitting on synthetic times: known coefficients are found again, errors are those of what was held out."""
+
+import datetime
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from chipfit.targets.calibrate import Calibration, Sample, cache_folder, fit, to_toml
+from chipfit.targets.profile import UNITS, Profile, read_folder, read_profile
+from chipfit.targets.registry import FOLDERS
+
+TERM_UNITS = {"launch_time": "us", "matmul_cycle_time": "ns", "opaque_byte_time": "ps"}
+TRUE = {"launch_time": 3.0, "matmul_cycle_time": 0.4, "opaque_byte_time": 90.0}
+
+
+def synthetic(count: int, noise: float) -> list[Sample]:
+    random_ = random.Random(0)
+    samples = []
+    for index in range(count):
+        amounts = {"launch_time": random_.randint(1, 9), "matmul_cycle_time": 10 ** random_.uniform(3, 6)}
+        if index % 3:
+            amounts["opaque_byte_time"] = 10 ** random_.uniform(2, 6)
+        ms = 1e3 * math.fsum(TRUE[term] * UNITS[TERM_UNITS[term]] * amount for term, amount in amounts.items())
+        samples.append(Sample(f"s{index}", amounts, ms * math.exp(random_.gauss(0, noise)), index % 4 == 0))
+    return samples
+
+
+def fitted(samples: list[Sample]) -> Calibration:
+    return fit(samples, TERM_UNITS, datetime.date(2026, 11, 21), seconds=1.0)
+
+
+def test_known_coefficients_are_found_again() -> None:
+    result = fitted(synthetic(40, noise=0))
+    assert {term: result.figures[term].value for term in TRUE} == pytest.approx(TRUE, rel=1e-6)
+    assert result.p95_error == pytest.approx(0, abs=1e-6)
+    assert result.figures["interval_factor"].value == pytest.approx(1, abs=1e-6)
+
+
+def test_errors_are_those_of_held_out_samples_alone() -> None:
+    samples = synthetic(40, noise=0)
+    spoilt = [Sample(s.name, s.amounts, s.measured_ms * (2 if s.held_out else 1), s.held_out) for s in samples]
+    assert fitted(spoilt).median_error == pytest.approx(0.5)
+    assert fitted(spoilt).figures["interval_factor"].value == pytest.approx(2)
+    assert fitted(spoilt).figures["matmul_cycle_time"].value == pytest.approx(TRUE["matmul_cycle_time"])
+
+
+def test_the_interval_covers_new_samples_at_its_level() -> None:
+    samples = synthetic(2000, noise=0.1)
+    factor = fitted(samples[:400]).figures["interval_factor"].value
+    result = fitted(samples)
+    pairs = [(ms, s.measured_ms) for ms, s in zip(result.predicted_ms, samples, strict=True)][400:]
+    covered = sum(ms / factor <= measured <= ms * factor for ms, measured in pairs) / len(pairs)
+    assert 0.92 < covered < 0.99
+
+
+def test_no_time_is_negative_and_unseen_terms_are_left_out() -> None:
+    samples = [
+        Sample(s.name, {**s.amounts, "launch_time": 1 / s.measured_ms}, s.measured_ms, s.held_out)
+        for s in synthetic(40, 0.3)
+    ]
+    result = fitted(
+        [
+            Sample(s.name, {t: a for t, a in s.amounts.items() if t != "opaque_byte_time"}, s.measured_ms, s.held_out)
+            for s in samples
+        ]
+    )
+    assert "opaque_byte_time" not in result.figures
+    assert all(result.figures[term].value >= 0 for term in TRUE if term in result.figures)
+
+
+def test_a_delta_is_a_profile_that_reads_back(tmp_path: Path) -> None:
+    result = fitted(synthetic(40, noise=0.05))
+    path = tmp_path / "delta.toml"
+    path.write_text(to_toml(Profile("host", "cpu", 'a "quoted" processor', {}), result.figures))
+    profile = read_profile(path, read_folder(FOLDERS)[0])
+    assert profile.figures == result.figures
+    assert all(figure.status == "measured" and "2026-11-21" in figure.source for figure in profile.figures.values())
+
+
+def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "chipfit"

@@ -1,0 +1,46 @@
+"""Interleaved timing: fairness of the order, pairing, limits. No test asserts how long anything takes."""
+
+import gc
+
+import pytest
+
+from chipfit.measure import Timing, interleave, machine_state, paired_ratio
+
+
+def test_every_callable_runs_once_a_round_and_the_order_turns() -> None:
+    calls: list[str] = []
+    timings = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, rounds=4, seconds=60)  # type: ignore[misc]
+    assert all(len(timing.samples) == 4 for timing in timings.values())
+    assert "".join(calls) == "abc" + "abc" + "bca" + "cab" + "abc"
+
+
+def test_it_stops_by_the_clock_after_three_rounds() -> None:
+    assert len(interleave({"a": lambda: None}, rounds=1000, seconds=0)["a"].samples) == 3
+
+
+def test_garbage_collection_is_off_inside_and_back_on_outside() -> None:
+    seen: list[bool] = []
+    interleave({"a": lambda: seen.append(gc.isenabled())}, rounds=3)
+    assert not any(seen[1:])
+    assert gc.isenabled()
+
+
+def test_a_failing_callable_leaves_garbage_collection_on() -> None:
+    def fail_when_timed() -> None:
+        if not gc.isenabled():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interleave({"a": fail_when_timed})
+    assert gc.isenabled()
+
+
+def test_a_paired_ratio_cancels_load_that_both_felt() -> None:
+    timings = {"a": Timing((1.0, 10.0, 2.0)), "b": Timing((2.0, 20.0, 4.0))}
+    assert paired_ratio(timings, "a", "b") == 0.5
+    assert timings["a"].best_ms == 1.0
+    assert timings["a"].median_ms == 2.0
+
+
+def test_the_machine_state_tells_the_threads() -> None:
+    assert machine_state(2).threads == 2
