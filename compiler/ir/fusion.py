@@ -1,0 +1,317 @@
+"""The fusion plan: which nodes become one kernel. Cost models and code generation read the same plan.
+
+A kernel has one anchor (a matmul, a convolution, a reduction, ...) that takes in what costs nothing beside it: the
+views that it reads through, the zero padding before it, the pointwise ops after it. What is left, pointwise ops and
+moves, is grouped so that values read only inside a group are never stored. Nodes that depend on no input are in no
+kernel: they are computed at compile time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from chipfit.ir.emit import resolve
+from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
+
+MATMULS = frozenset({"linear", "matmul", "mm", "bmm", "addmm"})
+CONVS = frozenset({"conv2d", "convolution"})
+POOLS = frozenset({"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"})
+REDUCTIONS = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "native_layer_norm"})
+REDUCTIONS |= frozenset({"sum", "mean", "amax", "amin", "var", "std", "prod", "argmax", "cumsum", "max", "min"})
+VIEWS = frozenset({"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"})  # free on a dense tensor
+STRIDED = VIEWS | {"transpose", "permute", "t", "expand"}  # free for a kernel that reads by strides
+MOVES = STRIDED | {"slice", "select", "cat", "stack", "repeat", "flip", "roll", "constant_pad_nd", "pad"}
+MOVES |= {"embedding", "index", "index_select", "gather", "narrow", "tile", "movedim", "split", "chunk", "unbind"}
+MOVES |= {"split_with_sizes", "pixel_shuffle", "channel_shuffle"}
+UNTAGGED = frozenset({"to", "__and__", "__or__", "__xor__"})  # pointwise ops that ATen does not tag
+ATTENTION = "scaled_dot_product_attention"
+ATTENTION_PARTS = ("scores", "weights", "values")
+
+# What a generated kernel can do to each element before it stores it.
+EPILOGUE = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "relu", "relu6", "hardtanh", "clamp", "silu"})
+EPILOGUE |= {"gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu", "neg", "abs", "exp", "sqrt"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel: `nodes` in topological order, what they read from outside, and what others read of them.
+
+    An attention is three kernels over the same nodes, told apart by `part`, one of `ATTENTION_PARTS`; the values
+    between them are named after the attention and the part, as in `attention.scores`.
+    """
+
+    kind: str  # matmul, conv, depthwise, pool, reduce, pointwise, move or opaque
+    anchor: Node
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    part: str = ""
+
+    @property
+    def output(self) -> Value:
+        return self.outputs[0]
+
+    @property
+    def name(self) -> str:
+        return self.output.name
+
+
+def kernels(entry: EntryPoint) -> tuple[Kernel, ...]:
+    """The plan of an entry point, in an order in which it can run."""
+    return Planner(entry).plan()
+
+
+def folded(entry: EntryPoint) -> tuple[Node, ...]:
+    """The nodes that depend on no input of the entry point, in order."""
+    varying = {value.name for value in entry.inputs}
+    fixed = []
+    for node in entry.nodes:
+        if any(value.name in varying for value in node.inputs) or "nondeterministic_seeded" in tags(node.op):
+            varying.update(value.name for value in node.outputs)
+        else:
+            fixed.append(node)
+    return tuple(fixed)
+
+
+@cache
+def tags(op: str) -> frozenset[str]:
+    return frozenset(tag.name for tag in resolve(op).tags)
+
+
+def kind_of(node: Node) -> str:
+    """The kind of kernel that a node needs, taken alone."""
+    if node.kind in MATMULS or node.kind == ATTENTION:
+        return "matmul"
+    if node.kind in CONVS:
+        return "depthwise" if is_depthwise(node) else "conv"
+    if node.kind in POOLS:
+        return "pool"
+    if node.kind in REDUCTIONS:
+        return "reduce"
+    if node.kind in MOVES:
+        return "move"
+    return "pointwise" if torch.Tag.pointwise.name in tags(node.op) or node.kind in UNTAGGED else "opaque"
+
+
+def is_depthwise(node: Node) -> bool:
+    """One filter a channel: the weight is (channels, 1, r, s) and there are as many groups."""
+    source, weight = node.inputs[0], node.inputs[1]
+    return weight.shape[1] == 1 and weight.shape[0] == source.shape[1] > 1
+
+
+class Planner:
+    """Anchors claim their neighbours first, in order; then the rest is grouped from the outputs backwards."""
+
+    def __init__(self, entry: EntryPoint) -> None:
+        constants = {node.name for node in folded(entry)}
+        self.entry = entry
+        self.nodes = [node for node in entry.nodes if node.name not in constants]
+        self.varying = {value.name for node in self.nodes for value in node.outputs}
+        self.position = {node.name: index for index, node in enumerate(entry.nodes)}
+        self.returned = {value.name for value in entry.outputs}
+        self.group: dict[str, list[Node]] = {}  # anchor's name -> the nodes of its kernel
+        self.owner: dict[str, str] = {}  # node's name -> its anchor's name
+
+    def plan(self) -> tuple[Kernel, ...]:
+        for node in self.nodes:
+            self.claim_rms_norm(node)
+        for node in self.nodes:
+            if node.name not in self.owner and kind_of(node) not in ("pointwise", "move"):
+                self.claim_anchor(node)
+        for node in reversed(self.nodes):
+            if node.name not in self.owner:
+                self.join_or_start(node)
+        return tuple(kernel for anchor in self.ordered_anchors() for kernel in self.built(anchor))
+
+    def claim(self, anchor: str, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            self.owner[node.name] = anchor
+            self.group.setdefault(anchor, []).append(node)
+
+    def reader(self, node: Node) -> Node | None:
+        """The one node that reads `node`, or None if several do, none does, or the value is returned."""
+        readers = self.entry.consumers.get(node.name, ())
+        alone = len(readers) == 1 and len(node.outputs) == 1 and node.name not in self.returned
+        return readers[0] if alone and readers[0].name not in self.owner else None
+
+    def claim_rms_norm(self, square: Node) -> None:
+        """x * rsqrt(mean(x * x) + eps), times a weight if there is one, as transformers spells RMSNorm."""
+        if not is_square(square):
+            return
+        chain = [square]
+        for kinds in (("mean",), ("add",), ("rsqrt",), ("mul",)):
+            following = self.reader(chain[-1])
+            if following is None or following.kind not in kinds:
+                return
+            chain.append(following)
+        x, mean, scaled = square.inputs[0], chain[1], chain[4]
+        if x not in scaled.inputs or scaled.outputs[0].shape != x.shape or not over_last_axis(mean, x):
+            return
+        gain = self.reader(scaled)
+        if gain and gain.kind == "mul" and self.is_gain(gain, scaled):
+            chain.append(gain)
+        self.claim(mean.name, [*chain, *self.epilogue(chain[-1])])
+
+    def is_gain(self, node: Node, scaled: Node) -> bool:
+        others = [value for value in node.inputs if value.name != scaled.name]
+        fixed = [v for v in others if v.name not in self.varying and v not in self.entry.inputs]
+        return len(others) == len(fixed) == 1 and fixed[0].shape == scaled.outputs[0].shape[-1:]
+
+    def claim_anchor(self, node: Node) -> None:
+        self.claim(node.name, [node])
+        if node.kind == ATTENTION or node.kind in ("matmul", "bmm"):
+            for value in node.inputs:
+                self.claim_views(node, value)
+        if node.kind in CONVS:
+            self.claim_padding(node)
+        if node.kind == ATTENTION:
+            self.claim_merged_heads(node)
+        elif fuses_epilogue(node):
+            self.claim(node.name, self.epilogue(node))
+
+    def claim_views(self, anchor: Node, value: Value) -> None:
+        """The views through which only this kernel reads."""
+        producer = self.entry.producers.get(value.name)
+        while producer and producer.kind in STRIDED and self.only_reader_is(anchor, producer):
+            self.claim(anchor.name, [producer])
+            producer = self.entry.producers.get(producer.inputs[0].name)
+
+    def only_reader_is(self, anchor: Node, node: Node) -> bool:
+        """Whether a node that is free to be claimed is read by nothing but the anchor's kernel."""
+        if node.name in self.owner or node.name in self.returned or node.name not in self.varying:
+            return False
+        return all(self.owner.get(reader.name) == anchor.name for reader in self.entry.consumers[node.name])
+
+    def claim_padding(self, anchor: Node) -> None:
+        """Padding with zeros before a convolution is a wider halo of its source."""
+        producer = self.entry.producers.get(anchor.inputs[0].name)
+        pads = producer and producer.kind in ("constant_pad_nd", "pad") and is_zero_padding(producer)
+        if producer and pads and self.only_reader_is(anchor, producer):
+            self.claim(anchor.name, [producer])
+
+    def claim_merged_heads(self, anchor: Node) -> None:
+        """(batch, heads, rows, width) to (batch, rows, heads * width), which the kernel can write directly."""
+        chain: list[Node] = []
+        node = self.reader(anchor)
+        while node and node.kind in ("reshape", "transpose", "permute") and len(chain) < 3:
+            chain.append(node)
+            node = self.reader(node)
+        while chain and not is_merged(chain[-1].outputs[0], anchor.outputs[0], chain):
+            chain.pop()
+        self.claim(anchor.name, chain)
+
+    def epilogue(self, anchor: Node) -> list[Node]:
+        """The pointwise ops that follow in single file without changing the shape."""
+        chain: list[Node] = []
+        shape = anchor.outputs[0].shape
+        node = self.reader(anchor)
+        while node and node.kind in EPILOGUE and node.outputs[0].type == anchor.outputs[0].type and no_alpha(node):
+            if not all(joins_epilogue(value.shape, shape) for value in node.inputs):
+                break
+            chain.append(node)
+            node = self.reader(node)
+        return chain
+
+    def join_or_start(self, node: Node) -> None:
+        """Joins the group of its readers if they are all of one, else starts a group."""
+        owners = {self.owner.get(reader.name, "") for reader in self.entry.consumers.get(node.name, ())}
+        target = owners.pop() if len(owners) == 1 else ""
+        root = self.group[target][0] if target else None
+        grouped = root is not None and target == root.name and kind_of(root) in ("pointwise", "move")
+        self.claim(target if grouped and self.can_inline(node) else node.name, [node])
+
+    def can_inline(self, node: Node) -> bool:
+        """Whether a node costs nothing more when its readers compute what they need of it themselves."""
+        if len(node.outputs) > 1 or node.name in self.returned or node.kind == "embedding":
+            return False
+        return kind_of(node) == "move" or not any(is_repeated(node, r) for r in self.entry.consumers[node.name])
+
+    def ordered_anchors(self) -> Sequence[str]:
+        return sorted(self.group, key=lambda anchor: max(self.position[node.name] for node in self.group[anchor]))
+
+    def built(self, name: str) -> Iterator[Kernel]:
+        nodes = tuple(sorted(self.group[name], key=lambda node: self.position[node.name]))
+        anchor = next(node for node in nodes if node.name == name)
+        made = {value.name for node in nodes for value in node.outputs}
+        inputs = tuple(dict.fromkeys(v for node in nodes for v in node.inputs if v.name not in made))
+        if anchor.kind == ATTENTION:
+            yield from attention_kernels(anchor, nodes, inputs)
+            return
+        members = {kind_of(node) for node in nodes}
+        kind = kind_of(anchor) if kind_of(anchor) != "move" or "pointwise" not in members else "pointwise"
+        yield Kernel(kind, anchor, nodes, inputs, nodes[-1].outputs)
+
+
+def attention_kernels(anchor: Node, nodes: tuple[Node, ...], inputs: tuple[Value, ...]) -> Iterator[Kernel]:
+    """softmax(scale * Q K^T + mask) V as a matmul, a softmax and a matmul."""
+    query, key = anchor.inputs[0], anchor.inputs[1]
+    square = TensorType((*query.shape[:-1], key.shape[-2]), query.type.dtype)
+    scores, weights = (Value(f"{anchor.name}.{part}", square) for part in ATTENTION_PARTS[:2])
+    roots = [origin(value, nodes) for value in anchor.inputs]
+    masks = tuple(value for value in inputs if value not in roots[:3])
+    yield Kernel("matmul", anchor, nodes, (roots[0], roots[1]), (scores,), "scores")
+    yield Kernel("reduce", anchor, nodes, (scores, *masks), (weights,), "weights")
+    yield Kernel("matmul", anchor, nodes, (weights, roots[2]), nodes[-1].outputs, "values")
+
+
+def origin(value: Value, nodes: Iterable[Node]) -> Value:
+    """The value that `value` is a view of, going back through `nodes`."""
+    producers = {node.name: node for node in nodes}
+    while value.name in producers:
+        value = producers[value.name].inputs[0]
+    return value
+
+
+def is_square(node: Node) -> bool:
+    if node.kind == "pow":
+        return len(node.inputs) == 1 and node.args[1] == 2
+    return node.kind == "mul" and len(node.inputs) == 2 and node.inputs[0] == node.inputs[1]
+
+
+def over_last_axis(mean: Node, x: Value) -> bool:
+    axes, keep = (mean.args[1], mean.args[2]) if len(mean.args) > 2 else (None, False)
+    return bool(keep) and axes in ((-1,), (len(x.shape) - 1,))
+
+
+def is_zero_padding(node: Node) -> bool:
+    """Zeros around the last two axes, none cut off."""
+    pads = node.args[1]
+    constant = node.kind == "constant_pad_nd" or len(node.args) < 3 or node.args[2] == "constant"
+    fill = node.args[-1] if node.kind == "constant_pad_nd" and len(node.args) > 2 else 0
+    sizes = pads if isinstance(pads, tuple) else ()
+    return constant and fill == 0 and 0 < len(sizes) <= 4 and all(isinstance(s, int) and s >= 0 for s in sizes)
+
+
+def is_merged(value: Value, attention: Value, chain: Sequence[Node]) -> bool:
+    """Whether the chain ends in (batch, rows, heads * width), or (batch, rows, heads, width) on the way there."""
+    batch, heads, rows, width = attention.shape
+    swaps = [node for node in chain if node.kind in ("transpose", "permute")]
+    swapped = len(swaps) == 1 and swaps[0].outputs[0].shape == (batch, rows, heads, width)
+    return swapped and value.shape in ((batch, rows, heads * width), (batch, rows, heads, width))
+
+
+def fuses_epilogue(node: Node) -> bool:
+    generated = kind_of(node) in ("matmul", "conv", "depthwise", "pool") or node.kind == "layer_norm"
+    return generated and len(node.outputs) == 1
+
+
+def no_alpha(node: Node) -> bool:
+    """add and sub can scale their second operand; rounding modes change div: rare, so left to stock lowering."""
+    return all(name == "approximate" for name, _ in node.kwargs)
+
+
+def joins_epilogue(operand: tuple[int, ...], result: tuple[int, ...]) -> bool:
+    """Whether an operand broadcasts to the result without the result growing."""
+    padded = (1,) * (len(result) - len(operand)) + operand
+    return len(padded) == len(result) and all(a in (1, b) for a, b in zip(padded, result, strict=True))
+
+
+def is_repeated(node: Node, reader: Node) -> bool:
+    """Whether a reader would compute each element of a node several times over."""
+    if kind_of(reader) == "pointwise":
+        return node.outputs[0].shape != reader.outputs[0].shape
+    return reader.kind in ("expand", "repeat", "tile")

@@ -1,0 +1,149 @@
+"""What each kernel of the fusion plan does, at any shapes: operations, bytes, and the sizes that tiles depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from chipfit.ir.fusion import STRIDED, Kernel, folded, kernels, origin
+from chipfit.ir.graph import Node, Value
+
+__all__ = ["Kernel", "Work", "folded", "kernels", "work"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+Dims = dict[str, int]
+
+FREE = STRIDED - {"expand", "transpose", "permute", "t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
+
+    `dims` of a matmul: batch, m, n, k. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups.
+    Of a reduce: rows, width. Of a pointwise or move: elements. `elements` is the size of the output everywhere, and
+    `fused` counts the pointwise ops in the kernel.
+    """
+
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    dims: Dims
+
+
+def work(kernel: Kernel, shapes: Shapes) -> Work:
+    """The kernel's work if its values have `shapes` (of parameters too)."""
+    if kernel.part:
+        return attention_work(kernel, shapes)
+    elements = sum(math.prod(shapes[value.name]) for value in kernel.outputs)
+    dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(kernel.nodes) - 1}
+    read = read_bytes(kernel, shapes)
+    if all(node.kind in FREE for node in kernel.nodes):
+        return Work(0, 0, 0, dims)
+    flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
+    return Work(flops, read, size_in_bytes(kernel.outputs, shapes), dims)
+
+
+def read_bytes(kernel: Kernel, shapes: Shapes) -> int:
+    """Every input once; of a table that is looked up in, only the rows that are."""
+    looked_up = {node.inputs[0].name for node in kernel.nodes if node.kind == "embedding"}
+    rest = size_in_bytes((value for value in kernel.inputs if value.name not in looked_up), shapes)
+    rows = (node.outputs for node in kernel.nodes if node.kind == "embedding")
+    return rest + sum(size_in_bytes(outputs, shapes) for outputs in rows)
+
+
+def attention_work(kernel: Kernel, shapes: Shapes) -> Work:
+    """Of one part of an attention; key and value heads that queries share are read once."""
+    query, key, value = (shapes[value.name] for value in kernel.anchor.inputs[:3])
+    stack, m, n, k = math.prod(query[:-2]), query[-2], key[-2], query[-1]
+    item = kernel.anchor.outputs[0].type.dtype.itemsize
+    square = stack * m * n * item
+    sources = [math.prod(shapes[origin(v, kernel.nodes).name]) * item for v in kernel.anchor.inputs[:3]]
+    if kernel.part == "scores":
+        dims = {"batch": stack, "m": m, "n": n, "k": k, "elements": stack * m * n, "fused": 0}
+        return Work(2 * stack * m * n * k, sources[0] + sources[1], square, dims)
+    if kernel.part == "weights":
+        dims = {"rows": stack * m, "width": n, "elements": stack * m * n, "fused": 1}
+        masks = size_in_bytes(kernel.inputs[1:], shapes)
+        return Work(FLOPS["reduce"](dims), square + masks, square, dims)
+    dims = {"batch": stack, "m": m, "n": value[-1], "k": n, "elements": stack * m * value[-1], "fused": 0}
+    return Work(2 * stack * m * n * value[-1], square + sources[2], stack * m * value[-1] * item, dims)
+
+
+def size_in_bytes(values: Iterable[Value], shapes: Shapes) -> int:
+    return sum(math.prod(shapes[value.name]) * value.type.dtype.itemsize for value in values)
+
+
+def pointwise_flops(kernel: Kernel) -> int:
+    """Operations for each element of the output beyond the anchor's, one for each pointwise op."""
+    others = sum(1 for node in kernel.nodes if node is not kernel.anchor and node.kind not in STRIDED)
+    return others + (kernel.kind == "pointwise")
+
+
+def matmul_dims(node: Node, shapes: Shapes) -> Dims:
+    if node.kind == "linear":
+        n, k = shapes[node.inputs[1].name]
+        return {"batch": 1, "m": math.prod(shapes[node.inputs[0].name]) // k, "n": n, "k": k}
+    first, second = node.inputs[-2:]
+    a, b = shapes[first.name], shapes[second.name]
+    m, n, k = a[-2] if len(a) > 1 else 1, b[-1] if len(b) > 1 else 1, a[-1]
+    if len(b) == 2:
+        return {"batch": 1, "m": math.prod(a) // k, "n": n, "k": k}
+    return {"batch": math.prod(shapes[node.name]) // (m * n), "m": m, "n": n, "k": k}
+
+
+def conv_dims(node: Node, shapes: Shapes) -> Dims:
+    batch, _, ho, wo = shapes[node.name]
+    oc, group_ic, r, s = shapes[node.inputs[1].name]
+    ic = shapes[node.inputs[0].name][1]
+    stride = first_of(node.args[3] if len(node.args) > 3 else node.kwarg("stride", 1))
+    sizes = {"batch": batch, "ho": ho, "wo": wo, "ic": ic, "oc": oc, "r": r, "s": s}
+    return sizes | {"stride": stride, "groups": ic // group_ic}
+
+
+def pool_dims(node: Node, shapes: Shapes) -> Dims:
+    batch, channels, ho, wo = shapes[node.name]
+    height, width = shapes[node.inputs[0].name][-2:]
+    adaptive = node.kind == "adaptive_avg_pool2d"
+    r, s = (height // ho, width // wo) if adaptive else (first_of(node.args[1]), last_of(node.args[1]))
+    stride = r if adaptive or len(node.args) < 3 or not node.args[2] else first_of(node.args[2])
+    sizes = {"batch": batch, "ho": ho, "wo": wo, "ic": channels, "oc": channels, "r": r, "s": s}
+    return sizes | {"stride": stride, "groups": channels}
+
+
+def reduce_dims(node: Node, shapes: Shapes) -> Dims:
+    """Rows of the last axis; a reduction over other axes does the same work in another order."""
+    shape = shapes[node.inputs[0].name] or (1,)
+    return {"rows": math.prod(shape[:-1]), "width": shape[-1]}
+
+
+def first_of(argument: object) -> int:
+    return int(argument[0] if isinstance(argument, tuple) else argument)  # type: ignore[call-overload, no-any-return]
+
+
+def last_of(argument: object) -> int:
+    return int(argument[-1] if isinstance(argument, tuple) else argument)  # type: ignore[call-overload, no-any-return]
+
+
+def conv_flops(d: Dims) -> int:
+    return int(2 * d["batch"] * d["ho"] * d["wo"] * d["oc"] * (d["ic"] // d["groups"]) * d["r"] * d["s"])
+
+
+DIMS: Mapping[str, Callable[[Node, Shapes], Dims]] = {
+    "matmul": matmul_dims,
+    "conv": conv_dims,
+    "depthwise": conv_dims,
+    "pool": pool_dims,
+    "reduce": reduce_dims,
+    **dict.fromkeys(("pointwise", "move", "opaque"), lambda node, shapes: {}),
+}
+
+FLOPS: Mapping[str, Callable[[Dims], int]] = {
+    "matmul": lambda d: 2 * d["batch"] * d["m"] * d["n"] * d["k"],
+    "conv": conv_flops,
+    "depthwise": conv_flops,
+    "pool": conv_flops,
+    "reduce": lambda d: 5 * d["rows"] * d["width"],  # a softmax or norm takes about five passes
+    **dict.fromkeys(("pointwise", "move", "opaque"), lambda d: 0),
+}
