@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chipfit.errors import UserError
+
 FOLDERS = (Path("build/data/usr/share/datasets/fashion-mnist"), Path("/usr/share/datasets/fashion-mnist"))
 MEAN, DEVIATION = 0.286, 0.353  # of the training images, scaled to [0, 1]
 PREFIX = {"train": "train", "test": "t10k"}
@@ -21,7 +23,7 @@ def folder() -> Path:
     for candidate in (Path(named),) if named else FOLDERS:
         if candidate.is_dir():
             return candidate
-    raise FileNotFoundError("Fashion-MNIST is not installed: run `make data`, or install Debian's dataset-fashion-mnist.")
+    raise UserError("Fashion-MNIST is not installed: run `make data`, or install Debian's dataset-fashion-mnist.")
 
 
 def _read(which: str, what: str, rank: int) -> np.ndarray:
@@ -40,5 +42,7 @@ def accuracy(predict: Callable[[Tensor], Tensor], batch: int = 500) -> float:
     """Share of the 10,000 test images that `predict` (images to logits) labels rightly."""
     images, labels = split("test")
     with torch.no_grad():
-        hits = [(predict(x).argmax(1) == y).sum() for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
+        hits = [
+            (predict(x).argmax(1) == y).sum() for x, y in zip(images.split(batch), labels.split(batch), strict=True)
+        ]
     return float(torch.stack(hits).sum()) / len(labels)

