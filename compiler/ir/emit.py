@@ -22,12 +22,18 @@ def emit(graph: Graph, entry: str = "forward", training: bool = False) -> fx.Gra
     The module's tensors share storage with `graph.state`. One output comes as a tensor, several as a tuple. With
     `training`, batch norms normalise by the batch and update their running statistics.
     """
-    tensors = {name: owned(graph.state[name], parameter) for name, parameter in graph.parameters.items()}
-    module = fx.GraphModule(tensors, calls(graph, graph.entries[entry], training))
-    for name, parameter in graph.parameters.items():
-        for path in (name, *parameter.aliases):
-            attach(module, path, tensors[name], persistent=parameter.role != "constant")
+    holder = nn.Module()
+    attach_all(holder, graph)
+    module = fx.GraphModule(holder, calls(graph, graph.entries[entry], training))
+    attach_all(module, graph)  # GraphModule copies neither tied names nor which buffers are constants
     return module
+
+
+def attach_all(module: nn.Module, graph: Graph) -> None:
+    for name, parameter in graph.parameters.items():
+        tensor = owned(graph.state[name], parameter)
+        for path in (name, *parameter.aliases):
+            attach(module, path, tensor, persistent=parameter.role != "constant")
 
 
 def owned(tensor: Tensor, parameter: Parameter) -> Tensor:
