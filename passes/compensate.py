@@ -1,0 +1,187 @@
+"""compensate: closed-form repair of the layers that read a pruned axis, and of BatchNorm statistics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from chipfit.errors import UserError
+from chipfit.ir.axes import analyse
+from chipfit.ir.emit import execute
+from chipfit.ir.graph import Graph, Node, Value
+from chipfit.ir.ops.signature import arguments
+from chipfit.passes.base import Context, Inputs, Pass, PassResult, PreconditionError, require_calibration
+from chipfit.passes.layers import Layer, layers, with_ones
+from chipfit.passes.repair import DAMPING, NormalEquations
+from chipfit.passes.statistics import at_batch, chunked, trace
+
+PARTS = 5  # of the calibration data, of which the last judges
+
+Alive = dict[str, Tensor]  # the tensors of a run in progress
+
+
+@dataclass(frozen=True)
+class Compensate(Pass):
+    """Let what is left make up for what was removed, from activations on calibration data alone.
+
+    before: down(x') with the columns of the removed channels cut out of `down`
+    after:  down(x') with `down` refitted so that it gives what the teacher's down(x) gives
+
+    Layers are repaired in graph order, each on inputs that all earlier repairs have shaped; batch norms are given the
+    mean and variance of their new inputs. A change that does not lower the error on the last part of the data is left.
+    """
+
+    name: ClassVar[str] = "compensate"
+    summary: ClassVar[str] = "refit the layers that read a pruned axis, in closed form, and BatchNorm statistics"
+    samples: int = 32
+    damping: float = DAMPING
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.damping <= 0:
+            raise UserError("compensate needs samples of at least 1 and a damping above 0; raise them.")
+
+    def requires(self, graph: Graph, context: Context) -> None:
+        require_calibration(context)
+        for target in _targets(graph, context):
+            if target.width != len(target.kept):
+                raise PreconditionError(
+                    f"{target.node.name} has {target.width} channels where the configuration says {len(target.kept)}; "
+                    "run prune-axes before it."
+                )
+
+    @torch.no_grad()
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        targets = {target.node.name: target for target in _targets(graph, context)}
+        size, chunks = chunked(graph, context.calibration[: self.samples], PARTS)
+        students, teachers = (at_batch(each, size) for each in (graph, context.teacher))
+        changed: Alive = {}
+        for done, (node, runs, wanted) in enumerate(_side_by_side(students, teachers, chunks, set(targets))):
+            context.progress(f"repairing {node.name}", done / len(targets))
+            repaired = targets[node.name].repair(runs, wanted, self.damping)
+            for alive in runs:
+                alive.update(repaired)
+                alive.update(_again(node, alive))
+            changed |= repaired
+        return PassResult(graph.with_state(changed), bool(changed))
+
+
+@dataclass(frozen=True)
+class Target(ABC):
+    """A node that may be repaired, with the channels of the teacher's output that it keeps."""
+
+    node: Node
+    channel_dim: int
+    kept: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.node.outputs[0].shape[self.channel_dim]
+
+    def residual(self, alive: Alive, wanted: Tensor) -> Tensor:
+        """What the teacher's output has, on the kept channels, over ours."""
+        return wanted.index_select(self.channel_dim, self.kept) - alive[self.node.name]
+
+    @abstractmethod
+    def repair(self, runs: Sequence[Alive], wanted: Sequence[Tensor], damping: float) -> Alive:
+        """New tensors of the node's parameters, none if they would not lower the error on the last run."""
+
+
+@dataclass(frozen=True)
+class LayerTarget(Target):
+    layer: Layer
+
+    def repair(self, runs: Sequence[Alive], wanted: Sequence[Tensor], damping: float) -> Alive:
+        found = self._equations(runs[:-1] or runs, wanted[:-1] or wanted).solve(damping)
+        if self._equations(runs[-1:], wanted[-1:]).gain(found) <= 0:
+            return {}
+        layer, weight, bias = self.layer, runs[0][self.layer.weight], self.layer.bias
+        added = found.mT  # [groups, outputs, columns]
+        matrix = layer.matrix(weight).double()
+        repaired = {layer.weight: layer.weight_of(matrix + added[..., : matrix.shape[-1]], weight)}
+        if bias:
+            repaired[bias] = (runs[0][bias] + added[..., -1].flatten()).to(runs[0][bias].dtype)
+        return repaired
+
+    def _equations(self, runs: Sequence[Alive], wanted: Sequence[Tensor]) -> NormalEquations:
+        equations = NormalEquations()
+        for alive, output in zip(runs, wanted, strict=True):
+            rows = self.layer.rows(alive[self.layer.input.name])
+            residual = self.layer.output_rows(self.residual(alive, output))
+            equations.add(with_ones(rows) if self.layer.bias else rows, residual)
+        return equations
+
+
+@dataclass(frozen=True)
+class BatchNormTarget(Target):
+    def repair(self, runs: Sequence[Alive], wanted: Sequence[Tensor], damping: float) -> Alive:
+        source, mean, var = (_value(self.node, name).name for name in ("input", "running_mean", "running_var"))
+        inputs = torch.cat([alive[source] for alive in runs[:-1] or runs]).transpose(0, 1).flatten(1).double()
+        like = runs[0][mean]
+        repaired = {mean: inputs.mean(1).to(like.dtype), var: inputs.var(1).to(like.dtype)}
+        new = _again(self.node, {**runs[-1], **repaired})
+        errors = [float(self.residual(alive, wanted[-1]).square().sum()) for alive in ({**runs[-1], **new}, runs[-1])]
+        return repaired if errors[0] < errors[1] else {}
+
+
+def _targets(graph: Graph, context: Context) -> list[Target]:
+    """What may need repair: layers with fewer inputs than in the teacher, and every batch norm if anything changed."""
+    teacher, analysis = context.teacher, analyse(context.teacher)
+    found, known = layers(graph), teacher.forward.producers
+
+    def kept(node: Node, dim: int) -> Tensor:
+        indices = analysis.kept(node.name, dim, context.configuration)
+        width = known[node.name].outputs[0].shape[dim]
+        return torch.arange(width) if indices is None else torch.as_tensor(indices)
+
+    def narrowed(name: str, dim: int) -> bool:
+        return name in teacher.state and graph.state[name].shape[dim] < teacher.state[name].shape[dim]
+
+    changed = len(known) != len(graph.forward.producers) or any(
+        narrowed(name, dim) for name, tensor in graph.state.items() for dim in range(tensor.dim())
+    )
+    targets: list[Target] = []
+    for node in graph.forward.nodes:
+        layer = found.get(node.name)
+        if node.name not in known:
+            continue
+        if layer and narrowed(layer.weight, layer.in_dim):
+            dim = layer.channel_dim
+            targets.append(LayerTarget(node, dim, kept(node, dim), layer))
+        elif node.kind == "batch_norm" and changed:
+            targets.append(BatchNormTarget(node, 1, kept(node, 1)))
+    return targets
+
+
+def _side_by_side(
+    student: Graph, teacher: Graph, chunks: Sequence[Inputs], names: set[str]
+) -> Iterator[tuple[Node, list[Alive], list[Tensor]]]:
+    """Runs both graphs on all chunks in step, and stops after each named node.
+
+    Gives the node, the student's tensors alive in each run, and the teacher's output of the node of that name. Only
+    what later nodes still need is held, so memory does not grow with the depth of the graph.
+    """
+    ahead = zip(*(trace(teacher, inputs) for inputs in chunks), strict=True)
+    for steps in zip(*(trace(student, inputs) for inputs in chunks), strict=True):
+        node = steps[0][0]
+        if node.name in names:
+            runs = next(runs for runs in ahead if runs[0][0].name == node.name)
+            yield node, [alive for _, alive in steps], [alive[node.name] for _, alive in runs]
+            names = names - {node.name}
+        if not names:
+            return
+
+
+def _again(node: Node, alive: Alive) -> Alive:
+    with torch.no_grad():
+        return execute(node, alive)
+
+
+def _value(node: Node, name: str) -> Value:
+    value = arguments(node)[name]
+    assert isinstance(value, Value)
+    return value

@@ -1,0 +1,111 @@
+"""fold-batch-norm: a batch norm behind a layer that nothing else reads becomes part of the layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from chipfit.ir.graph import Graph, Node, Parameter, TensorType, Value
+from chipfit.ir.ops.signature import arguments, with_arguments
+from chipfit.passes.base import Context, Pass, PassResult
+from chipfit.passes.layers import BIAS_NAMES, Layer, layers
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass):
+    """Scale the layer's weight by the norm's scale, and give it a bias where it has none.
+
+    before: y = conv2d(x, W, b);  z = (y - mean) / sqrt(var + eps) * gamma + beta
+    after:  z = conv2d(x, s W, s (b - mean) + beta)  with s = gamma / sqrt(var + eps)
+
+    The folded layer bears the norm's name, so that its values are still those of the teacher's value of that name.
+    """
+
+    name: ClassVar[str] = "fold-batch-norm"
+    summary: ClassVar[str] = "make batch norms part of the convolutions and linear layers before them"
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        reads = _reads(graph)
+        for fold in _folds(graph, reads):
+            graph = fold.applied_to(graph)
+        return PassResult(_without_dead_parameters(graph, reads), reads != _reads(graph))
+
+
+@dataclass(frozen=True)
+class Fold:
+    layer: Layer
+    norm: Node
+
+    def applied_to(self, graph: Graph) -> Graph:
+        weight, bias = self._tensors(graph.state)
+        name = self.layer.bias or _bias_name(self.layer.weight, graph)
+        value = Value(name, TensorType(tuple(bias.shape), bias.dtype))
+        node = replace(
+            with_arguments(self.layer.node, **{BIAS_NAMES[self.layer.node.kind]: value}), outputs=self.norm.outputs
+        )
+        kept = (each for each in graph.forward.nodes if each.name != self.layer.node.name)
+        nodes = tuple(node if each.name == self.norm.name else each for each in kept)
+        graph = graph.with_entry(replace(graph.forward, nodes=nodes))
+        parameters = {**graph.parameters, name: graph.parameters.get(name, Parameter(value, "parameter"))}
+        state = {**graph.state, self.layer.weight: weight, name: bias}
+        return replace(graph, parameters=parameters, state=state)
+
+    def _tensors(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The folded weight and bias; in float64 until the end."""
+        given, weight = arguments(self.norm), state[self.layer.weight].detach()
+        mean, var, gamma, beta = (_tensor(given[n], state) for n in ("running_mean", "running_var", "weight", "bias"))
+        assert mean is not None
+        assert var is not None
+        eps = given["eps"]
+        assert isinstance(eps, float)
+        scale = (var + eps).rsqrt() * (1.0 if gamma is None else gamma)
+        before = state[self.layer.bias].detach().double() if self.layer.bias else 0.0
+        bias = (before - mean) * scale + (0.0 if beta is None else beta)
+        shape = [1] * weight.dim()
+        shape[self.layer.out_dim] = -1
+        return (weight * scale.reshape(shape)).to(weight.dtype), bias.to(weight.dtype)
+
+
+def _folds(graph: Graph, reads: Counter[str]) -> list[Fold]:
+    """The batch norms whose input is a layer of which nothing else reads anything."""
+    found = layers(graph)
+    norms = [node for node in graph.forward.nodes if node.kind == "batch_norm"]
+    pairs = [(found.get(node.inputs[0].name), node) for node in norms]
+    return [Fold(layer, node) for layer, node in pairs if layer and _is_foldable(layer, node, graph, reads)]
+
+
+def _is_foldable(layer: Layer, norm: Node, graph: Graph, reads: Counter[str]) -> bool:
+    given = arguments(norm)
+    alone = all(reads[name] == 1 for name in (layer.node.name, layer.weight, layer.bias) if name)
+    tied = any(graph.parameters[name].aliases for name in (layer.weight, layer.bias) if name)
+    fixed = isinstance(given["running_mean"], Value) and given["training"] is False
+    return alone and not tied and fixed and layer.channel_dim == 1 and layer.node.kind in BIAS_NAMES
+
+
+def _reads(graph: Graph) -> Counter[str]:
+    """How often each value is read, in all entry points; being an output counts."""
+    points = graph.entries.values()
+    inputs = [value.name for point in points for node in point.nodes for value in node.inputs]
+    return Counter(inputs + [value.name for point in points for value in point.outputs])
+
+
+def _without_dead_parameters(graph: Graph, before: Counter[str]) -> Graph:
+    """Without the parameters that were read before and are not now."""
+    now = _reads(graph)
+    alive = {name: p for name, p in graph.parameters.items() if now[name] or not before[name]}
+    return replace(graph, parameters=alive, state={name: graph.state[name] for name in alive})
+
+
+def _tensor(value: object, state: Mapping[str, Tensor]) -> Tensor | None:
+    return state[value.name].detach().double() if isinstance(value, Value) else None
+
+
+def _bias_name(weight: str, graph: Graph) -> str:
+    """`conv.bias` for `conv.weight`, with a number if that is taken."""
+    name = weight.removesuffix("weight") + "bias"
+    taken = {*graph.parameters, *(value.name for node in graph.forward.nodes for value in node.outputs)}
+    return name if name not in taken else next(new for i in range(2, 99) if (new := f"{name}{i}") not in taken)

@@ -1,0 +1,98 @@
+"""Closed-form repair: the weights that, from what is left of a layer's input, best give what the layer gave before.
+
+For rows X' of what is left, wanted outputs Y and the sliced weight W the repaired one minimises
+|Y - X'(W + D)'|^2 + damping * m * |D|^2 with m the mean of the diagonal of X'^T X', by its normal equations in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chipfit.ir.axes import Axis
+from chipfit.passes.importance import input_indices
+from chipfit.passes.layers import Layer
+from chipfit.passes.statistics import Statistics, gram
+
+DAMPING = 0.01
+
+
+def correction(squares: Tensor, cross: Tensor, damping: float) -> Tensor:
+    """D transposed, [..., columns, outputs], from X'^T X' [..., columns, columns] and X'^T R with R = Y - X'W'."""
+    diagonal = squares.diagonal(dim1=-2, dim2=-1)
+    ridge = (damping * diagonal.mean(-1, keepdim=True)).clamp_min(torch.finfo(squares.dtype).tiny)
+    factor = torch.linalg.cholesky(squares + torch.diag_embed(ridge.expand_as(diagonal)))
+    return torch.cholesky_solve(cross, factor)
+
+
+@dataclass
+class NormalEquations:
+    """Sums over rows: X'^T X', X'^T R and |R|^2, in float64; the groups of a convolution side by side."""
+
+    squares: Tensor | float = 0.0
+    cross: Tensor | float = 0.0
+    residual: Tensor | float = 0.0
+
+    def add(self, rows: Tensor, residual: Tensor) -> None:
+        """`rows` [groups, rows, columns] and what is missing there [groups, rows, outputs]."""
+        self.squares = self.squares + gram(rows)
+        self.cross = self.cross + (rows.mT @ residual).double()
+        self.residual = self.residual + residual.double().square().sum()
+
+    def solve(self, damping: float) -> Tensor:
+        assert isinstance(self.squares, Tensor)
+        assert isinstance(self.cross, Tensor)
+        return correction(self.squares, self.cross, damping)
+
+    def gain(self, found: Tensor) -> float:
+        """By how much the correction lowers |R|^2, as a fraction of it."""
+        change = (found * (self.squares @ found - 2 * self.cross)).sum()
+        return float(-change / self.residual) if float(self.residual) > 0 else 0.0
+
+
+def masked_repair(
+    statistics: Statistics,
+    layer: Layer,
+    grams: Mapping[str, Tensor],
+    axis: Axis,
+    kept: Sequence[int],
+    damping: float = DAMPING,
+) -> dict[str, Tensor]:
+    """The parameters of a layer that reads `axis`, repaired for keeping only `kept` of it: name -> full-size tensor.
+
+    `grams` comes from `Statistics.grams` of the graph as it is, so that any number of kept sets costs no further run.
+    """
+    indices = input_indices(statistics, layer, axis)
+    stays = torch.from_numpy(np.isin(indices, [*kept, -1]))
+    state = statistics.graph.state
+    weight, bias = state[layer.weight], state[layer.bias] if layer.bias else None
+    matrix = layer.matrix(weight)
+    per_channel = matrix.shape[0] * matrix.shape[2] // len(indices)
+    columns = stays.repeat_interleave(per_channel).reshape(matrix.shape[0], -1)
+    found = torch.stack(
+        [repaired_matrix(*group, damping) for group in zip(grams[layer.node.name], matrix, columns, strict=True)]
+    )
+    width = matrix.shape[2]
+    repaired = {layer.weight: layer.weight_of(found[..., :width], weight)}
+    if layer.bias and bias is not None:
+        repaired[layer.bias] = (bias + found[..., width:].flatten()).to(bias.dtype)
+    return repaired
+
+
+def repaired_matrix(squares: Tensor, matrix: Tensor, stays: Tensor, damping: float) -> Tensor:
+    """One group: the matrix [outputs, columns] with zeros where `stays` [columns] is False and the rest repaired.
+
+    With a column of ones in `squares` the result has one column more, by which the bias changes.
+    """
+    ones = len(squares) - len(stays)
+    left = torch.cat([stays, stays.new_ones(ones)]).nonzero().flatten()
+    gone = (~stays).nonzero().flatten()
+    repaired = torch.cat([matrix.double() * stays, matrix.new_zeros(len(matrix), ones).double()], 1)
+    if len(gone) and stays.any():
+        cross = squares[left][:, gone] @ matrix[:, gone].double().T
+        repaired[:, left] += correction(squares[left][:, left], cross, damping).T
+    return repaired

@@ -1,0 +1,139 @@
+"""What calibration data say about a graph: input energies, Gram matrices and gradients, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from chipfit.ir.apply import rebatch
+from chipfit.ir.emit import emit, execute
+from chipfit.ir.graph import Graph, Node
+from chipfit.passes.base import Inputs
+from chipfit.passes.layers import Layer, layers, with_ones
+
+
+def chunked(graph: Graph, calibration: Sequence[Inputs], count: int) -> tuple[int | None, list[Inputs]]:
+    """The examples in `count` parts of equal size (fewer if there are fewer examples), and that size.
+
+    A graph that mixes its examples gets them as they are, and None.
+    """
+    if graph.batch is None:
+        return None, list(calibration)
+    joined = [torch.cat(parts) for parts in zip(*calibration, strict=True)]
+    size = max(1, len(joined[0]) // count)
+    full = len(joined[0]) // size * size
+    return size, list(zip(*(part[:full].split(size) for part in joined), strict=True))
+
+
+def at_batch(graph: Graph, size: int | None) -> Graph:
+    return graph if size is None or size == graph.batch else rebatch(graph, size)
+
+
+def trace(graph: Graph, inputs: Inputs) -> Iterator[tuple[Node, dict[str, Tensor]]]:
+    """Runs the graph node by node; after each gives the node and the tensors that are alive, parameters included.
+
+    Whoever changes these tensors changes what the rest of the run sees. Nothing needs gradients.
+    """
+    point = graph.forward
+    alive = {**graph.state, **{value.name: tensor for value, tensor in zip(point.inputs, inputs, strict=True)}}
+    last_reader = {value.name: node for node in point.nodes for value in node.inputs}
+    for node in point.nodes:
+        with torch.no_grad():
+            alive.update(execute(node, alive))
+        yield node, alive
+        for name in {value.name for value in node.inputs}:
+            if last_reader[name] is node and name not in graph.parameters:
+                del alive[name]
+
+
+def gram(rows: Tensor) -> Tensor:
+    """[groups, rows, columns] -> [groups, columns, columns] in float64; a call's own sum is made in the rows' dtype."""
+    return (rows.mT @ rows).double()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A graph on calibration inputs; each property is computed when it is first asked for."""
+
+    graph: Graph
+    calibration: Sequence[Inputs]
+    seed: int = 0
+    parts: int = 4
+
+    @cached_property
+    def layers(self) -> Mapping[str, Layer]:
+        return layers(self.graph)
+
+    @cached_property
+    def energies(self) -> Mapping[str, Tensor]:
+        """Layer -> sum of squares of each of its columns [groups, columns]: the diagonal of its Gram matrix."""
+        sums: dict[str, Tensor] = {}
+        for layer, rows in self._inputs(self.layers):
+            energy = rows.square().sum(1).double()
+            sums[layer.node.name] = sums[layer.node.name] + energy if layer.node.name in sums else energy
+        return sums
+
+    def grams(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Layer -> Gram matrix of its input [groups, columns, columns] with a column of ones where it has a bias."""
+        sums: dict[str, Tensor] = {}
+        for layer, rows in self._inputs(set(names)):
+            added = gram(with_ones(rows) if layer.bias else rows)
+            sums[layer.node.name] = sums[layer.node.name] + added if layer.node.name in sums else added
+        return sums
+
+    def _inputs(self, names: Iterable[str]) -> Iterator[tuple[Layer, Tensor]]:
+        """Every wanted layer with its input rows, part after part of the calibration data."""
+        wanted = {name: self.layers[name] for name in names}
+        size, chunks = chunked(self.graph, self.calibration, self.parts)
+        graph = at_batch(self.graph, size)
+        for inputs in chunks:
+            for node, alive in trace(graph, inputs):
+                if layer := wanted.get(node.name):
+                    yield layer, layer.rows(alive[layer.input.name])
+
+    @cached_property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """Parameter -> mean over the examples of the loss's gradient."""
+        return self._differentiate(1)
+
+    @cached_property
+    def squared_gradients(self) -> Mapping[str, Tensor]:
+        """Parameter -> mean over the examples of the squared gradient: the diagonal of the empirical Fisher matrix."""
+        return self._differentiate(2)
+
+    def _differentiate(self, power: int) -> dict[str, Tensor]:
+        size, examples = chunked(self.graph, self.calibration, max(1, sum(len(x[0]) for x in self.calibration)))
+        module = emit(at_batch(self.graph, size))
+        tensors = dict(module.named_parameters(remove_duplicate=False))  # tied ones under each of their names
+        parameters = {name: p for name, p in tensors.items() if name in self.graph.parameters and p.requires_grad}
+        sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        generator = torch.Generator().manual_seed(self.seed)
+        for inputs in examples:
+            loss = self._loss(module(*inputs), generator)
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(sums, found, strict=True):
+                if gradient is not None:
+                    sums[name] += gradient.pow(power) / len(examples)
+        return sums
+
+    def _loss(self, outputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        """Label-free: for logits the cross entropy with their own argmax; else the outputs times Gaussian noise.
+
+        The noise makes the squared gradient an unbiased estimate of the squared error's Gauss-Newton diagonal
+        (Hutchinson 1990); the squared error itself has no gradient where the model is its own teacher.
+        """
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        if self._gives_logits:
+            logits = first.flatten(0, -2).float()
+            return functional.cross_entropy(logits, logits.argmax(-1))
+        return (first * torch.randn(first.shape, generator=generator)).sum() / first[..., 0].numel() ** 0.5
+
+    @property
+    def _gives_logits(self) -> bool:
+        """A linear layer as the last node says so: embeddings end in a norm or a mean."""
+        return self.graph.forward.outputs[0].name in self.layers
