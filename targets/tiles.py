@@ -1,9 +1,18 @@
-"""Tile sizes by analysis: the one place that both the cost model and the code generator ask."""
+"""Tile sizes by analysis: the one place that both the cost model and the code generator ask.
+
+A kernel's inner loop multiplies `rows` scalars by `vectors` vectors into as many accumulators, once for each step of
+the reduction. `step_cycles` says what that takes; a tile is the one with the fewest cycles on the busiest thread.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+Order = Literal["columns", "rows"]
 
 
 class CpuShape(Protocol):
@@ -29,18 +38,114 @@ class CpuShape(Protocol):
 class Tile:
     """A register tile of `mr` rows by `nr` columns, `nr` a multiple of `lanes` (float32 values in a vector).
 
-    order: which blocks run in parallel, `columns` (each thread keeps a weight panel) or `rows`.
+    `order` says which blocks run in parallel: `columns` (each thread keeps a weight panel) or `rows`. `prefetch`
+    fetches the next weight panel while the current one is used.
     """
 
     lanes: int
     mr: int
     nr: int
-    order: Literal["columns", "rows"]
+    order: Order
     threads: int
     prefetch: bool = False
-    pack_a: bool = False
+
+
+_PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
+_LATENCY = 4  # cycles until a multiply-add's result can be added to again
+_MAX_VECTORS = 8
+_RESIDENT = 0.6  # the part of the second-level cache that weights may fill and still stay there
+_BROADCAST_BITS = 256  # from this width on, a multiply-add can take its scalar from memory (AVX2, AVX-512)
+_STREAMING_ROWS = 256  # with more rows than this a panel is used so long that its fetch is hidden anyway
 
 
 def lanes(chip: CpuShape) -> int:
     """float32 values in one vector register."""
     return chip.vector_bits // 32
+
+
+def fits(chip: CpuShape, rows: int, vectors: int) -> bool:
+    """Whether the accumulators, one step's vectors and the scalars in flight fit in registers with one to spare, so nothing spills."""
+    scalars = 1 if chip.vector_bits >= _BROADCAST_BITS else rows
+    return rows * vectors + vectors + scalars < chip.registers
+
+
+def step_cycles(chip: CpuShape, rows: int, vectors: int) -> float:
+    """Cycles of one reduction step: the narrowest of multiply-adds, loads and latency, and a small price for loads.
+
+    The price ranks tiles that are equal otherwise: weights come from the second-level cache, scalars from the first.
+    """
+    if not rows or not vectors:
+        return 0.0
+    bound = max(rows * vectors / _PER_CYCLE, (rows + vectors) / _PER_CYCLE, _LATENCY)
+    return bound + vectors * lanes(chip) / 64 + rows / 20 + 0.5
+
+
+def candidates(chip: CpuShape, most_rows: int, most_vectors: int) -> Iterator[tuple[int, int]]:
+    """All (rows, vectors) that fit in the registers and are no larger than told."""
+    for vectors in range(1, min(_MAX_VECTORS, most_vectors) + 1):
+        for rows in range(1, most_rows + 1):
+            if fits(chip, rows, vectors):
+                yield rows, vectors
+
+
+def pixel_block(mr: int, height: int, width: int) -> tuple[int, int]:
+    """(rows, columns) of output pixels in one tile of at most `mr`: several whole rows, or a row cut evenly."""
+    if mr >= width:
+        return min(height, mr // width), width
+    return 1, -(-width // -(-width // mr))
+
+
+def _parts(size: int, step: int) -> tuple[tuple[int, int], ...]:
+    """(count, size) of the whole steps and of the rest."""
+    return ((size // step, step), (1, size % step))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A product to cover with tiles: output pixels (a matrix is one pixel wide) by vectors of output channels."""
+
+    chip: CpuShape
+    batch: int
+    height: int
+    width: int
+    vectors: int
+    groups: int
+    resident: bool
+
+    def choose(self) -> tuple[Order, int, int]:
+        """The order, rows and vectors that take the busiest thread the fewest cycles."""
+        tiles = list(candidates(self.chip, self.height * self.width, self.vectors))
+        orders: tuple[Order, Order] = ("columns", "rows")
+        return min(((order, *tile) for order in orders for tile in tiles), key=self._cycles)
+
+    def _cycles(self, choice: tuple[Order, int, int]) -> float:
+        """Of one reduction step over the whole output. Whoever re-reads what should stay in cache pays 5% more."""
+        order, mr, nv = choice
+        rows, columns = pixel_block(mr, self.height, self.width)
+        panels, blocks = -(-self.vectors // nv) * self.groups, -(-self.height // rows) * self.batch
+        jobs = panels if order == "columns" else blocks
+        penalty = 1.05 if (order == "rows") != self.resident else 1.0
+        return self._total(rows, columns, nv) * -(-jobs // self.chip.threads) / jobs * penalty
+
+    def _total(self, rows: int, columns: int, nv: int) -> float:
+        parts = itertools.product(_parts(self.height, rows), _parts(self.width, columns), _parts(self.vectors, nv))
+        cycles = (a * b * c * step_cycles(self.chip, y * x, v) for (a, y), (b, x), (c, v) in parts)
+        return sum(cycles) * self.batch * self.groups
+
+
+def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1) -> Tile:
+    """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B."""
+    return _tile(chip, (batch, m, 1), n, n * k * 4, 1)
+
+
+def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:
+    """The tile for a convolution; `mr` counts output pixels. `ic` and `oc` are the channels of all groups."""
+    return _tile(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
+
+
+def _tile(chip: CpuShape, pixels: tuple[int, int, int], columns: int, weight_bytes: int, groups: int) -> Tile:
+    width = lanes(chip)
+    grid = _Grid(chip, *pixels, -(-columns // width), groups, weight_bytes <= chip.l2_bytes * _RESIDENT)
+    order, mr, nv = grid.choose()
+    prefetch = order == "columns" and 1 < math.prod(pixels) <= _STREAMING_ROWS and weight_bytes > chip.l2_bytes / 2
+    return Tile(width, mr, nv * width, order, chip.threads, prefetch)

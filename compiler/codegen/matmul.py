@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
@@ -11,7 +11,7 @@ from tvm.tirx.script import builder as T
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
-from chipfit.codegen.spec import MatmulSpec, Shape, View, dense, round_up
+from chipfit.codegen.spec import MatmulSpec, Shape, View, round_up
 from chipfit.codegen.transpose import pack_transposed
 from chipfit.targets.tiles import Tile
 
@@ -26,23 +26,9 @@ def build_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape
     def body(a: Buffer, b: Buffer, *rest: Buffer) -> None:
         simd = Simd(tile.lanes)
         finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
-        view, rows = spec.a_layout(), a
-        if tile.pack_a:
-            view, rows = _copy_rows(simd, spec, a)
-        _Matmul(spec, tile, simd, rows, view, b, rest[-1], finish).emit()
+        _Matmul(spec, tile, simd, a, b, rest[-1], finish).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
-
-
-def _copy_rows(simd: Simd, spec: MatmulSpec, a: Buffer) -> tuple[View, Buffer]:
-    """A copy of A whose rows lie one vector further apart: rows a power of two apart share few cache sets."""
-    source, stride = spec.a_layout(), round_up(spec.k, simd.lanes) + simd.lanes
-    target = replace(dense(spec.batch, spec.m, stride), shape=())
-    copy = T.alloc_buffer((spec.batch * spec.m * stride,), "float32", scope="global", layout=None)
-    with jobs(spec.batch, spec.m) as (z, i):
-        start, to = _base(source, z) + i * source.row, _base(target, z) + i * target.row
-        pieces(spec.k, simd.lanes, lambda k, n: simd.store(copy, to + k, simd.load(a, start + k, n), n))
-    return target, copy
 
 
 def _base(view: View, b: Expr) -> Expr:
@@ -58,7 +44,6 @@ class _Matmul:
     tile: Tile
     simd: Simd
     a: Buffer
-    a_view: View
     b: Buffer
     c: Buffer
     finish: Finish
@@ -115,7 +100,7 @@ class _Matmul:
         return lambda k: [self.simd.load(panel, k * width + j) for j in range(0, width, lanes)]
 
     def _tile(self, z: Expr, m: Expr, rows: int, n: Expr, columns: int, vectors: Columns) -> None:
-        view = self.a_view
+        view = self.spec.a_layout()
         start = _base(view, z) + m * view.row
 
         def reduce(multiply: Multiply) -> None:
