@@ -47,7 +47,7 @@ def _load(entry: EntryPoint, owner: str) -> type[Pass]:
     try:
         cls = entry.load()
     except (ImportError, AttributeError) as error:
-        raise UserError(f"The pass plug-in {entry.value} of {owner} can't be loaded: {error}; uninstall it.") from error
+        raise UserError(f"The plug-in {entry.value} of {owner} can't be loaded: {error}; uninstall it.") from error
     if not (inspect.isclass(cls) and issubclass(cls, Pass)):
         raise UserError(f"The plug-in {entry.value} of {owner} is no subclass of chipfit's Pass; uninstall it.")
     if not KEBAB_CASE.fullmatch(getattr(cls, "name", "")):
