@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chipfit.errors import UserError
+from chipfit.frontend.function import function, load_module
 
 Example = tuple[Tensor, ...]  # the model's inputs, batch first
 Predict = Callable[..., Any]  # input tensors of any batch -> the model's output tensor (or a tuple of them)
@@ -80,13 +80,10 @@ def load_data(text: str | None, inputs: Example, teacher: Predict | None = None,
     if text is None:
         return _synthetic(inputs, teacher, seed)
     scheme, _, rest = text.partition(":")
-    if scheme in READERS:
-        rows = READERS[scheme](_existing(rest), inputs)
-        data = Data([r for i, r in enumerate(rows) if i % HELD_OUT_EVERY], rows[::HELD_OUT_EVERY])
-    else:
-        data = _loaded(text)
-    _check(data, inputs, text)
-    return data
+    if scheme not in READERS:
+        return as_data(_loaded(text), inputs, text)
+    rows = READERS[scheme](_existing(rest), inputs)
+    return as_data(Data([r for i, r in enumerate(rows) if i % HELD_OUT_EVERY], rows[::HELD_OUT_EVERY]), inputs, text)
 
 
 def _existing(name: str) -> Path:
@@ -125,26 +122,21 @@ def _read_npz(path: Path, inputs: Example) -> list[Example]:
 READERS: Mapping[str, Callable[[Path, Example], list[Example]]] = {"jsonl": _read_jsonl, "npz": _read_npz}
 
 
-def _loaded(text: str) -> Data:
+def _loaded(text: str) -> Any:
     file, _, name = text.rpartition(":")
     if not file.endswith(".py"):
         raise UserError(f"Data must be given as jsonl:FILE, npz:FILE or FILE.py:loader, not as {text!r}.")
-    path = _existing(file)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise UserError(f"{file} has no function {name}: name the one that returns the data.")
-    result = getattr(module, name)()
-    return result if isinstance(result, Data) else _from_mapping(result, text)
+    return function(load_module(file), name, file)()
 
 
-def _from_mapping(result: Any, text: str) -> Data:
-    if not isinstance(result, Mapping) or not {"train", "heldout"} <= set(result):
+def as_data(result: Any, inputs: Example, text: str) -> Data:
+    """What a loader returned as Data that fits the model; `text` names the loader in errors."""
+    if isinstance(result, Mapping) and {"train", "heldout"} <= set(result):
+        result = Data(result["train"], result["heldout"], result.get("metric"))
+    if not isinstance(result, Data):
         raise UserError(f"{text} must return a mapping with `train` and `heldout`, sequences of input tuples.")
-    return Data(result["train"], result["heldout"], result.get("metric"))
+    _check(result, inputs, text)
+    return result
 
 
 def _check(data: Data, inputs: Example, text: str) -> None:
