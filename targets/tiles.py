@@ -64,7 +64,7 @@ def lanes(chip: CpuShape) -> int:
 
 
 def fits(chip: CpuShape, rows: int, vectors: int) -> bool:
-    """Whether the accumulators, one step's vectors and the scalars in flight fit in registers with one to spare, so nothing spills."""
+    """Whether accumulators, one step's vectors and the scalars in flight leave a register to spare: nothing spills."""
     scalars = 1 if chip.vector_bits >= _BROADCAST_BITS else rows
     return rows * vectors + vectors + scalars < chip.registers
 

@@ -12,7 +12,7 @@ from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
 from chipfit.codegen.spec import MatmulSpec, Shape, View, round_up
-from chipfit.codegen.transpose import pack_transposed
+from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.targets.tiles import Tile
 
 Columns = Callable[[Expr], list[Expr]]  # reduction index -> the vectors of B there
@@ -96,7 +96,8 @@ class _Matmul:
         lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
         panel = T.alloc_buffer((self.spec.k * width,), "float32", scope="global", layout=None)
         start = _base(self.spec.b_layout(), z // self.spec.share) + n * along_n
-        pack_transposed(self.simd, self.b, start, along_n, (columns, self.spec.k), panel, width)
+        source, target = Matrix(self.b, start, along_n), Matrix(panel, 0, width)
+        transpose_matrix(self.simd, source, target, (columns, self.spec.k), padded=True)
         return lambda k: [self.simd.load(panel, k * width + j) for j in range(0, width, lanes)]
 
     def _tile(self, z: Expr, m: Expr, rows: int, n: Expr, columns: int, vectors: Columns) -> None:

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tvm.tirx import Shuffle
 from tvm.tirx.script import builder as T
 
 from chipfit.codegen.kernel import Buffer, Expr, Simd, pieces
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix in a buffer: its first element and the distance between rows."""
+
+    buffer: Buffer
+    start: Expr
+    stride: int
+
+
 def transpose(lanes: int, rows: list[Expr]) -> list[Expr]:
     """The transpose of a square block of `lanes` vectors, by log2(lanes) rounds of perfect interleaving."""
-    low = [index for i in range(lanes // 2) for index in (i, lanes + i)]
-    high = [index + lanes // 2 for index in low]
     half = lanes // 2
+    low = [index for i in range(half) for index in (i, lanes + i)]
+    high = [index + half for index in low]
     for _ in range(lanes.bit_length() - 1):
         pairs = [(rows[i], rows[i + half]) for i in range(half)]
         rows = [T.bind(Shuffle(list(pair), indices)) for pair in pairs for indices in (low, high)]
     return rows
 
 
-def pack_transposed(
-    simd: Simd, source: Buffer, start: Expr, stride: int, size: tuple[int, int], target: Buffer, width: int
-) -> None:
-    """target[j * width + i] = source[start + i * stride + j] for i, j below `size`; columns up to `width` are zero."""
+def transpose_matrix(simd: Simd, source: Matrix, target: Matrix, size: tuple[int, int], padded: bool) -> None:
+    """Write the transpose of a source of `size` (rows, columns).
+
+    If `padded`, the target's rows have room for whole vectors, and zeros are written there.
+    """
+
+    def block(i: Expr, rows: int, j: Expr, columns: int) -> None:
+        start = source.start + i * source.stride + j
+        vectors = [T.bind(simd.load(source.buffer, start + r * source.stride, columns)) for r in range(rows)]
+        zeros = [simd.splat(0)] * (simd.lanes - rows)
+        for k, vector in enumerate(transpose(simd.lanes, vectors + zeros)[:columns]):
+            to = target.start + (j + k) * target.stride + i
+            simd.store(target.buffer, to, vector, None if padded else rows)
+
     rows, columns = size
-
-    def block(i: int, j: Expr, valid: int) -> None:
-        inside = [simd.load(source, start + (i + r) * stride + j, valid) for r in range(min(simd.lanes, rows - i))]
-        vectors = [T.bind(vector) for vector in inside]
-        zero = [simd.splat(0)] * (simd.lanes - len(vectors))
-        for k, vector in enumerate(transpose(simd.lanes, vectors + zero)[:valid]):
-            simd.store(target, (j + k) * width + i, vector)
-
-    for i in range(0, width, simd.lanes):
-        pieces(columns, simd.lanes, lambda j, valid, i=i: block(i, j, valid))
+    pieces(rows, simd.lanes, lambda i, r: pieces(columns, simd.lanes, lambda j, c: block(i, r, j, c)))
