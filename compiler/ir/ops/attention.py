@@ -1,0 +1,68 @@
+"""Scaled dot-product attention as one op."""
+
+from __future__ import annotations
+
+from chipfit.ir.extent import Extent, split, unify
+from chipfit.ir.graph import Node, Value
+from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize, broadcast
+from chipfit.ir.ops.linear import product_zero
+from chipfit.ir.ops.record import Op, Shapes, Work, counted, volume
+from chipfit.ir.ops.signature import arguments, with_arguments
+
+
+def operands(node: Node) -> tuple[Value, Value, Value]:
+    given = arguments(node)
+    query, key, value = given["query"], given["key"], given["value"]
+    assert isinstance(query, Value) and isinstance(key, Value) and isinstance(value, Value)
+    return query, key, value
+
+
+def attention_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
+    """q (..., h, t, d), k (..., h, s, d), v (..., h, s, e) -> (..., h, t, e); grouped queries: h = (h of k, group)."""
+    query, key, value = (context.of(operand) for operand in operands(node))
+    unify(query[-1], key[-1])
+    unify(key[-2], value[-2])
+    key[-2].soften("softmax")
+    for place, (ours, theirs, same) in enumerate(zip(query[:-2], key[:-2], value[:-2], strict=True)):
+        unify(theirs, same)
+        if ours.size == theirs.size:
+            unify(ours, theirs)
+        elif 1 not in (ours.size, theirs.size):
+            group, _ = split(ours, theirs.size, ours.size // theirs.size)
+            unify(group, theirs)
+        if place:
+            ours.use("heads")
+    for extent in (query[-1], value[-1]):
+        extent.use("head-dim")
+    mask = context.of(arguments(node)["attn_mask"])
+    full = (*query[:-1], key[-2])
+    broadcast([full, mask], tuple(extent.size for extent in full))
+    return ((*query[:-1], value[-1]),)
+
+
+def attention_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+    """Scores sum over d; a head or a column of v that is zero comes out zero, whatever its weights."""
+    query, key, value = operands(node)
+    flow.sums_over(flow.of(query)[-1:], node, query, key)
+    kept = flow.of(value)
+    return product_zero(flow, node.outputs[0], (value, (*kept[:-2], kept[-1])))
+
+
+def attention_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
+    """The default scale d^-1/2 is that of the head dimension the model was trained with."""
+    if arguments(node)["scale"] is not None:
+        return (node,)
+    query, _, _ = operands(node)
+    return (with_arguments(node, scale=float(query.shape[-1]) ** -0.5),)
+
+
+def attention_work(node: Node, shapes: Shapes) -> Work:
+    """Both matrix products, and four operations of the softmax for each score."""
+    query, key, value = operands(node)
+    scores = volume(query, shapes) // shapes[query.name][-1] * shapes[key.name][-2]
+    return counted(scores * (2 * shapes[query.name][-1] + 2 * shapes[value.name][-1] + 4), node, shapes)
+
+
+OPS = (
+    Op("scaled_dot_product_attention", attention_axes, "opaque", attention_work, attention_zero, attention_rewrite),
+)

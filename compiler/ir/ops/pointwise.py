@@ -1,0 +1,93 @@
+"""Ops that treat every element alone, broadcasting their operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chipfit.ir.extent import Extent
+from chipfit.ir.graph import Arg, Node, Value
+from chipfit.ir.ops.context import Flow, Labelling, Labels, broadcast
+from chipfit.ir.ops.record import Op, carried_zero, moved
+from chipfit.ir.ops.signature import overload
+
+
+def broadcast_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
+    operands = [context.of(value) for value in node.inputs]
+    if sum(value.type.dtype.is_floating_point for value in node.inputs) > 1 and node.kind in {"add", "sub"}:
+        for extent in operands[0]:
+            extent.use("added")
+    return tuple(broadcast(operands, output.shape) for output in node.outputs)
+
+
+def identity_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
+    """The same entries: an index stays an index."""
+    index = context.index(node.inputs[0])
+    if index is not None:
+        context.indexes[node.outputs[0].name] = index
+    return (context.of(node.inputs[0]),)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Stands for a tensor argument in a probe."""
+
+    dtype: torch.dtype
+    place: int  # equal for two uses of one value
+    zero: bool
+
+    def sample(self) -> Tensor:
+        """Zeros, or numbers of both signs and several sizes."""
+        if self.zero:
+            return torch.zeros(32, dtype=self.dtype)
+        numbers = torch.randn(32, generator=torch.Generator().manual_seed(self.place)) * 3
+        return numbers > 0 if self.dtype == torch.bool else numbers.to(self.dtype)
+
+
+@cache
+def gives_zero(op: str, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether the op is zero for such operands, whatever those that aren't zero hold; found by trying."""
+    function = overload(op)
+    if function is None:
+        return False
+    with torch.no_grad():
+        result = function(*sampled(args), **{name: sampled(arg) for name, arg in kwargs})
+    return isinstance(result, Tensor) and bool((result == 0).all())
+
+
+def sampled(arg: Any) -> Any:
+    if isinstance(arg, Operand):
+        return arg.sample()
+    return tuple(sampled(item) for item in arg) if isinstance(arg, tuple) else arg
+
+
+def probed_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+    """Zero on an atom where f(operands zero there, anything elsewhere) = 0."""
+    places = {name: place for place, name in enumerate(dict.fromkeys(value.name for value in node.inputs))}
+
+    def operands(arg: Arg, atom: Extent) -> Any:
+        if isinstance(arg, Value):
+            return Operand(arg.type.dtype, places[arg.name], atom in flow.zero(arg))
+        return tuple(operands(item, atom) for item in arg) if isinstance(arg, tuple) else arg
+
+    def vanishes(atom: Extent) -> bool:
+        kwargs = tuple((name, operands(arg, atom)) for name, arg in node.kwargs)
+        return gives_zero(node.op, operands(node.args, atom), kwargs)
+
+    reached = frozenset().union(*(flow.zero(value) for value in node.inputs))
+    return frozenset(atom for atom in reached & flow.atoms(node.outputs[0]) if vanishes(atom))
+
+
+POINTWISE = Op("pointwise", broadcast_axes, "pointwise", zero=probed_zero)
+IDENTITY = Op("identity", identity_axes, "pointwise", moved, carried_zero)
+UNTAGGED = ("fill", "floor_divide", "hardswish", "isin", "lerp", "log_sigmoid", "masked_fill", "polar", "type_as")
+
+OPS = (
+    *(replace(IDENTITY, name=name) for name in ("to", "_to_copy", "clone", "contiguous", "detach", "alias")),
+    *(replace(POINTWISE, name=name) for name in UNTAGGED),
+    Op("zeros_like", broadcast_axes, "pointwise", zero=lambda flow, node: flow.atoms(node.outputs[0])),
+)
