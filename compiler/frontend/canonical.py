@@ -164,10 +164,10 @@ class Lowering:
 
     def _outputs(self, node: fx.Node, result: Any) -> tuple[Value, ...]:
         if isinstance(result, Tensor):
-            return (Value(self._unique(node.name), type_of(result)),)
+            return (Value(self._unique(node.name), TensorType.of(result)),)
         if not isinstance(result, (list, tuple)) or not all(isinstance(item, Tensor) for item in result):
             raise UserError(f"The model's {node.target} gives a number that depends on its data; keep it a tensor.")
-        return tuple(Value(self._unique(f"{node.name}.{i}"), type_of(item)) for i, item in enumerate(result))
+        return tuple(Value(self._unique(f"{node.name}.{i}"), TensorType.of(item)) for i, item in enumerate(result))
 
     def _unique(self, name: str) -> str:
         candidate, count = name, 1
@@ -175,10 +175,6 @@ class Lowering:
             candidate, count = f"{name}_{count}", count + 1
         self._names.add(candidate)
         return candidate
-
-
-def type_of(tensor: Tensor) -> TensorType:
-    return TensorType(tuple(int(size) for size in tensor.shape), tensor.dtype)
 
 
 def functional_form(target: OpOverload) -> OpOverload | None:

@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from chipfit.errors import UserError
-from chipfit.frontend.canonical import Lowering, MustFunctionaliseError, type_of
-from chipfit.ir.graph import EntryPoint, Graph, Parameter, Value, needed, values_in
+from chipfit.frontend.canonical import Lowering, MustFunctionaliseError
+from chipfit.ir.graph import EntryPoint, Graph, Parameter, TensorType, Value, needed, values_in
 
 SAME = {torch.float64: 1e-8, torch.float32: 1e-3}  # relative; kernels may sum in another order at another batch
 SAME_HALF = 5e-2
@@ -167,7 +167,7 @@ def bind(program: ExportedProgram, model: nn.Module) -> Binding:
             continue
         tensor = tensors[str(spec.target)].detach()
         names = tied.get(str(spec.target), (str(spec.target),))
-        value = Value(names[0], type_of(tensor))
+        value = Value(names[0], TensorType.of(tensor))
         arguments.append(value)
         parameters[value.name] = Parameter(value, role_of(spec), names[1:])
         state[value.name] = tensor
@@ -177,7 +177,7 @@ def bind(program: ExportedProgram, model: nn.Module) -> Binding:
 def input_value(node: fx.Node) -> Value:
     if not isinstance(node.meta.get("val"), Tensor):
         raise UserError(f"The model's input {node.name} is not a tensor; bind it in a module around the model.")
-    return Value(node.name, type_of(node.meta["val"]))
+    return Value(node.name, TensorType.of(node.meta["val"]))
 
 
 def role_of(spec: InputSpec) -> str:

@@ -16,6 +16,10 @@ class TensorType:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    @staticmethod
+    def of(tensor: Tensor) -> TensorType:
+        return TensorType(tuple(int(size) for size in tensor.shape), tensor.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
