@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 
+from chipfit.targets.cpu import CALL, PARTS, Amounts, kernel_seconds, part_of
 from chipfit.targets.profile import UNITS, Figure, Profile
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A graph that was timed: how much of each term its kernels need, and how long it took."""
+    """A graph that was timed: how much of each term each of its kernels needs, and how long the whole took."""
 
     name: str
-    amounts: Mapping[str, float]
+    kernels: tuple[Amounts, ...]
     measured_ms: float
     held_out: bool
 
@@ -39,7 +40,6 @@ class Calibration:
     predicted_ms: tuple[float, ...]
     median_error: float
     p95_error: float
-    seconds: float
 
     @property
     def rows(self) -> tuple[tuple[str, bool, float, float], ...]:
@@ -48,30 +48,66 @@ class Calibration:
         return tuple((sample.name, sample.held_out, ms, sample.measured_ms) for sample, ms in pairs)
 
 
-def fit(samples: Sequence[Sample], units: Mapping[str, str], today: datetime.date, seconds: float) -> Calibration:
+def fit(samples: Sequence[Sample], units: Mapping[str, str], today: datetime.date) -> Calibration:
     """Non-negative least squares on relative error: each coefficient is a time, and no time is negative.
 
-    units: the terms to fit and the unit of each coefficient. Terms that no sample has are left out.
+    units: the terms to fit and the unit of each coefficient. Terms that no fitted sample has are left out.
     """
     fitted = [sample for sample in samples if not sample.held_out]
-    terms = [term for term in units if any(sample.amounts.get(term) for sample in fitted)]
-    rows = np.array([[sample.amounts.get(term, 0.0) / sample.measured_ms for term in terms] for sample in fitted])
-    scale = rows.max(axis=0)  # columns differ by many orders of magnitude
-    coefficients = nnls(rows / scale, np.ones(len(fitted)))[0] / scale  # ms per amount
-    per_term = dict(zip(terms, coefficients.tolist(), strict=True))
-    predicted = tuple(math.fsum(per_term.get(t, 0.0) * a for t, a in sample.amounts.items()) for sample in samples)
+    seen = {term for sample in fitted for amounts in sample.kernels for term, amount in amounts.items() if amount}
+    terms = [term for term in units if term in seen or term == CALL]
+    coefficients = _solve(fitted, terms)
+    predicted = tuple((_design(samples, terms).predict(coefficients) * 1e3).tolist())
     held_out = [(ms, sample.measured_ms) for ms, sample in zip(predicted, samples, strict=True) if sample.held_out]
-    errors = np.array([abs(ms / measured - 1) for ms, measured in held_out])
+    errors = [abs(ms / measured - 1) for ms, measured in held_out]
     source = f"calibration of {today}: {len(fitted)} graphs fitted, {len(held_out)} held out"
-    figures = {
-        term: Figure(value * 1e-3 / UNITS[units[term]], units[term], source, "measured")
-        for term, value in per_term.items()
-    }
     median, p95 = float(np.median(errors)), float(np.quantile(errors, 0.95))
-    figures["error_median"] = Figure(median, "ratio", source, "measured")
-    figures["error_p95"] = Figure(p95, "ratio", source, "measured")
-    figures["interval_factor"] = Figure(_interval_factor(held_out), "ratio", source, "measured")
-    return Calibration(figures, tuple(samples), predicted, median, p95, seconds)
+    ratios = {"error_median": median, "error_p95": p95, "interval_factor": _interval_factor(held_out)}
+    figures = {name: Figure(value, "ratio", source, "measured") for name, value in ratios.items()}
+    for term, value in zip(terms, coefficients.tolist(), strict=True):
+        figures[term] = Figure(value / UNITS[units[term]], units[term], source, "measured")
+    return Calibration(figures, tuple(samples), predicted, median, p95)
+
+
+@dataclass(frozen=True)
+class _Design:
+    """Amounts as arrays: `parts` gives for each part of a kernel's time (kernels, terms), `sums` is (samples, kernels)."""
+
+    parts: Mapping[str, np.ndarray]
+    sums: np.ndarray
+    call: np.ndarray  # (terms,), one where the term is the call's
+
+    def predict(self, coefficients: np.ndarray) -> np.ndarray:
+        """Seconds of each sample."""
+        launch, compute, memory = (self.parts[part] @ coefficients for part in PARTS)
+        result: np.ndarray = self.sums @ kernel_seconds(launch, compute, memory) + self.call @ coefficients
+        return result
+
+
+def _design(samples: Sequence[Sample], terms: Sequence[str]) -> _Design:
+    kernels = [(row, amounts) for row, sample in enumerate(samples) for amounts in sample.kernels]
+    sums = np.zeros((len(samples), len(kernels)))
+    sums[[row for row, _ in kernels], range(len(kernels))] = 1
+    parts = {
+        part: np.array([[amounts.get(t, 0.0) * (part_of(t) == part) for t in terms] for _, amounts in kernels])
+        for part in PARTS
+    }
+    return _Design(parts, sums, np.array([float(term == CALL) for term in terms]))
+
+
+def _solve(samples: Sequence[Sample], terms: Sequence[str]) -> np.ndarray:
+    """Coefficients in seconds; starts from what each term would cost if it alone made up the samples that have it."""
+    design, measured = _design(samples, terms), np.array([sample.measured_ms * 1e-3 for sample in samples])
+    totals = design.sums @ sum(design.parts.values()) + design.call
+    with np.errstate(divide="ignore"):
+        start = np.min(measured[:, None] / totals, axis=0)  # each is an upper bound of its coefficient
+
+    def residuals(scaled: np.ndarray) -> np.ndarray:
+        return design.predict(scaled * start) / measured - 1
+
+    result = least_squares(residuals, np.full(len(terms), 0.5), bounds=(0, np.inf), loss="soft_l1", f_scale=0.1)
+    solution: np.ndarray = result.x * start
+    return solution
 
 
 def _interval_factor(held_out: Sequence[tuple[float, float]], level: float = 0.95) -> float:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from chipfit.ir.apply import can_rebatch, drop
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import EntryPoint, Graph, Value
 from chipfit.ir.kernels import Kernel, Work, kernels, work
-from chipfit.ir.shapes import Shapes, what_if
+from chipfit.ir.memo import per_graph
+from chipfit.ir.shapes import Shapes, replacements, what_if
 
 Interval = tuple[float, float]
 
@@ -72,13 +74,17 @@ class CostModel:
         return math.fsum(self.model.terms(kernel, work).values())
 
     def cost(self, graph: Graph, configuration: Configuration | None = None, batch: int = 1) -> Cost:
-        """The cost of `apply(graph, configuration)` at a batch, found without touching weights."""
-        shapes = what_if(graph, configuration or Configuration(), batch)
-        amounts = works(graph.forward, shapes)
-        layers = tuple(self._layer(kernel, amount) for kernel, amount in amounts)
+        """The cost of `apply(graph, configuration)` at a batch, found without touching weights.
+
+        A graph that mixes its examples is costed at the batch of its trace, whatever `batch` says.
+        """
+        configuration = configuration or Configuration()
+        shapes = what_if(graph, configuration, batch if can_rebatch(graph) else None)
+        plan = tuple((kernel, work(kernel, shapes)) for kernel in plan_of(graph, configuration))
+        layers = tuple(self._layer(kernel, amount) for kernel, amount in plan)
         latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms
         weights = weight_bytes(graph, shapes)
-        memory = weights + activation_bytes(graph.forward, amounts, shapes)
+        memory = weights + activation_bytes(graph.forward, plan, shapes)
         return Cost(latency, self.model.interval(latency), memory, weights, None, self.status, layers)
 
     def _layer(self, kernel: Kernel, work: Work) -> LayerCost:
@@ -87,10 +93,16 @@ class CostModel:
         return LayerCost(kernel.name, kernel.anchor.module, kernel.kind, math.fsum(terms.values()), limit)
 
 
-def works(entry: EntryPoint, shapes: Shapes) -> tuple[tuple[Kernel, Work], ...]:
-    """The kernels still alive under `shapes`, in order, each with its work."""
-    alive = (kernel for kernel in kernels(entry) if kernel.anchor.name in shapes.alive)
-    return tuple((kernel, work(kernel, shapes)) for kernel in alive)
+@per_graph
+def full_plan(graph: Graph) -> tuple[Kernel, ...]:
+    return kernels(graph.forward)
+
+
+def plan_of(graph: Graph, configuration: Configuration) -> tuple[Kernel, ...]:
+    """The kernels of the graph without the dropped blocks: what is left may fuse otherwise."""
+    if not configuration.dropped:
+        return full_plan(graph)
+    return kernels(drop(graph, replacements(graph, configuration)).forward)
 
 
 def weight_bytes(graph: Graph, shapes: Shapes) -> int:
@@ -105,8 +117,8 @@ def activation_bytes(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], sha
     A kernel that writes nothing is a view: it holds on to what it reads.
     """
     size = {value.name: _bytes(value, shapes) for value in entry.inputs}
-    owner = {name: name for name in size}
-    last_use: dict[str, int] = {}
+    owner = {name: name for name in size}  # value -> the value whose memory it lies in
+    last_use: dict[str, int] = dict.fromkeys(size, 0)
     for step, (kernel, amount) in enumerate(plan):
         sources = [owner[value.name] for value in kernel.inputs if value.name in owner]
         is_view = amount.bytes_written == 0 and bool(sources)
@@ -119,12 +131,16 @@ def activation_bytes(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], sha
 
 
 def _peak(size: Mapping[str, int], last_use: Mapping[str, int], order: Sequence[str]) -> int:
-    live = sum(bytes_ for name, bytes_ in size.items() if name not in order)
+    """The most bytes at one time if each value is made at its place in the order, all others before it."""
+    freed = [0] * (len(order) + 1)
+    for name, step in last_use.items():
+        freed[step] += size[name]
+    live = sum(size.values()) - sum(size.get(name, 0) for name in order)
     peak = live
-    for step, name in enumerate(order):
+    for name, dead in zip(order, freed, strict=False):
         live += size.get(name, 0)
         peak = max(peak, live)
-        live -= sum(size[dead] for dead, last in last_use.items() if last == step)
+        live -= dead
     return peak
 
 

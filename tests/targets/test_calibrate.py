@@ -3,6 +3,7 @@
 import datetime
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,52 +23,52 @@ def synthetic(count: int, noise: float) -> list[Sample]:
         amounts = {"launch_time": random_.randint(1, 9), "matmul_cycle_time": 10 ** random_.uniform(3, 6)}
         if index % 3:
             amounts["opaque_byte_time"] = 10 ** random_.uniform(2, 6)
-        ms = 1e3 * math.fsum(TRUE[term] * UNITS[TERM_UNITS[term]] * amount for term, amount in amounts.items())
-        samples.append(Sample(f"s{index}", amounts, ms * math.exp(random_.gauss(0, noise)), index % 4 == 0))
+        kernels = (amounts, {"launch_time": amounts["launch_time"]})
+        launch, compute, memory = (TRUE[t] * UNITS[TERM_UNITS[t]] * amounts.get(t, 0) for t in TRUE)
+        seconds = 2 * launch + (compute**3 + memory**3) ** (1 / 3)
+        samples.append(Sample(f"s{index}", kernels, 1e3 * seconds * math.exp(random_.gauss(0, noise)), index % 4 == 0))
     return samples
 
 
 def fitted(samples: list[Sample]) -> Calibration:
-    return fit(samples, TERM_UNITS, datetime.date(2026, 11, 21), seconds=1.0)
+    return fit(samples, TERM_UNITS, datetime.date(2026, 11, 21))
 
 
 def test_known_coefficients_are_found_again() -> None:
     result = fitted(synthetic(40, noise=0))
-    assert {term: result.figures[term].value for term in TRUE} == pytest.approx(TRUE, rel=1e-6)
-    assert result.p95_error == pytest.approx(0, abs=1e-6)
-    assert result.figures["interval_factor"].value == pytest.approx(1, abs=1e-6)
+    assert {term: result.figures[term].value for term in TRUE} == pytest.approx(TRUE, rel=1e-3)
+    assert result.p95_error == pytest.approx(0, abs=1e-3)
+    assert result.figures["interval_factor"].value == pytest.approx(1, abs=1e-3)
 
 
 def test_errors_are_those_of_held_out_samples_alone() -> None:
-    samples = synthetic(40, noise=0)
-    spoilt = [Sample(s.name, s.amounts, s.measured_ms * (2 if s.held_out else 1), s.held_out) for s in samples]
-    assert fitted(spoilt).median_error == pytest.approx(0.5)
-    assert fitted(spoilt).figures["interval_factor"].value == pytest.approx(2)
-    assert fitted(spoilt).figures["matmul_cycle_time"].value == pytest.approx(TRUE["matmul_cycle_time"])
+    doubled = [replace(s, measured_ms=s.measured_ms * 2) if s.held_out else s for s in synthetic(40, noise=0)]
+    result = fitted(doubled)
+    assert result.median_error == pytest.approx(0.5, rel=1e-2)
+    assert result.figures["interval_factor"].value == pytest.approx(2, rel=1e-2)
+    assert result.figures["matmul_cycle_time"].value == pytest.approx(TRUE["matmul_cycle_time"], rel=1e-2)
+
+
+def test_one_disturbed_timing_moves_little() -> None:
+    samples = synthetic(40, noise=0.01)
+    samples[1] = replace(samples[1], measured_ms=samples[1].measured_ms * 10)
+    assert fitted(samples).figures["matmul_cycle_time"].value == pytest.approx(TRUE["matmul_cycle_time"], rel=0.05)
 
 
 def test_the_interval_covers_new_samples_at_its_level() -> None:
-    samples = synthetic(2000, noise=0.1)
-    factor = fitted(samples[:400]).figures["interval_factor"].value
+    samples = synthetic(600, noise=0.1)
+    factor = fitted(samples[:200]).figures["interval_factor"].value
     result = fitted(samples)
-    pairs = [(ms, s.measured_ms) for ms, s in zip(result.predicted_ms, samples, strict=True)][400:]
+    pairs = [(ms, s.measured_ms) for ms, s in zip(result.predicted_ms, samples, strict=True)][200:]
     covered = sum(ms / factor <= measured <= ms * factor for ms, measured in pairs) / len(pairs)
-    assert 0.92 < covered < 0.99
+    assert 0.9 < covered < 0.995
 
 
-def test_no_time_is_negative_and_unseen_terms_are_left_out() -> None:
-    samples = [
-        Sample(s.name, {**s.amounts, "launch_time": 1 / s.measured_ms}, s.measured_ms, s.held_out)
-        for s in synthetic(40, 0.3)
-    ]
-    result = fitted(
-        [
-            Sample(s.name, {t: a for t, a in s.amounts.items() if t != "opaque_byte_time"}, s.measured_ms, s.held_out)
-            for s in samples
-        ]
-    )
+def test_unseen_terms_are_left_out_and_no_time_is_negative() -> None:
+    samples = [s for s in synthetic(60, noise=0.5) if "opaque_byte_time" not in s.kernels[0]]
+    result = fitted(samples)
     assert "opaque_byte_time" not in result.figures
-    assert all(result.figures[term].value >= 0 for term in TRUE if term in result.figures)
+    assert all(figure.value >= 0 for figure in result.figures.values())
 
 
 def test_a_delta_is_a_profile_that_reads_back(tmp_path: Path) -> None:
