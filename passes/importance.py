@@ -63,8 +63,7 @@ def readers(statistics: Statistics, axis: Axis) -> list[Layer]:
 
 def input_indices(statistics: Statistics, layer: Layer, axis: Axis) -> np.ndarray:
     """The axis index of each input channel of the layer, OUTSIDE where it carries another axis."""
-    channels, analysis = layer.input.shape[layer.channel_dim], analyse(statistics.graph)
-    return axis_indices(analysis, axis, layer.input.name, layer.channel_dim, channels)
+    return axis_indices(analyse(statistics.graph), axis, layer.input.name, layer.channel_dim)
 
 
 def squared_norm(statistics: Statistics, axis: Axis) -> np.ndarray:
@@ -72,8 +71,8 @@ def squared_norm(statistics: Statistics, axis: Axis) -> np.ndarray:
     scores, analysis = np.zeros(axis.size), analyse(statistics.graph)
     for name, dim in dict.fromkeys(axis.members):
         tensor = statistics.graph.state[name].double()
-        entries = tensor.square().movedim(dim, 0).flatten(1).sum(1).numpy()
-        indices = axis_indices(analysis, axis, name, dim, len(entries))
+        entries = tensor.square().movedim(dim, 0).reshape(tensor.shape[dim], -1).sum(1).numpy()
+        indices = axis_indices(analysis, axis, name, dim)
         scores += np.bincount(indices[indices != OUTSIDE], entries[indices != OUTSIDE], minlength=axis.size)
     return scores
 

@@ -30,7 +30,7 @@ def pruning_group(graph: Graph, axis: Axis, gradients: Mapping[str, Tensor] | No
     """
     analysis, group = analyse(graph), Group()
     for name, dim, layer, prune in _members(graph, axis, gradients or {}):
-        indices = axis_indices(analysis, axis, name, dim, graph.state[name].shape[dim])
+        indices = axis_indices(analysis, axis, name, dim)
         positions = np.flatnonzero(indices != OUTSIDE)
         item = Dependency(prune, prune, Node(layer, None, name), Node(layer, None, name))
         group.add_dep(item, positions.tolist())

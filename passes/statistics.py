@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chipfit.ir.apply import rebatch
+from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit, execute
 from chipfit.ir.graph import Graph, Node
 from chipfit.passes.base import Inputs
@@ -20,14 +20,17 @@ from chipfit.passes.layers import Layer, layers, with_ones
 def chunked(graph: Graph, calibration: Sequence[Inputs], count: int) -> tuple[int | None, list[Inputs]]:
     """The examples in `count` parts of equal size (fewer if there are fewer examples), and that size.
 
-    A graph that mixes its examples gets them as they are, and None.
+    A graph whose batch is baked in gets parts of that batch, examples repeated if they are fewer; a graph that
+    mixes its examples gets them as they are, and None.
     """
     if graph.batch is None:
         return None, list(calibration)
     joined = [torch.cat(parts) for parts in zip(*calibration, strict=True)]
-    size = max(1, len(joined[0]) // count)
-    full = len(joined[0]) // size * size
-    return size, list(zip(*(part[:full].split(size) for part in joined), strict=True))
+    examples = len(joined[0])
+    size = max(1, examples // count) if can_rebatch(graph) else graph.batch
+    total = examples // size * size if examples >= size else size
+    order = torch.arange(total) % examples
+    return size, list(zip(*(part[order].split(size) for part in joined), strict=True))
 
 
 def at_batch(graph: Graph, size: int | None) -> Graph:

@@ -52,7 +52,8 @@ def test_values_after_a_norm_keep_its_name() -> None:
     graph = import_model(model, inputs)
     folded = fold(graph).graph
     (norm,) = (node for node in graph.forward.nodes if node.kind == "batch_norm")
-    assert [(node.kind, node.name) for node in folded.forward.nodes][0] == ("conv2d", norm.name)
+    first = folded.forward.nodes[0]
+    assert (first.kind, first.name) == ("conv2d", norm.name)
     assert sorted(folded.parameters) == ["0.bias", "0.weight"]
 
 
