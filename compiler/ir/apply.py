@@ -88,7 +88,8 @@ def without(entry: EntryPoint, replaced: Mapping[str, str]) -> EntryPoint:
     }
     swap = {name: known[final(name, replaced)] for name in replaced if name in known}
     outputs = tuple(swap.get(value.name, value) for value in entry.outputs)
-    return replace(entry, nodes=needed([reading(node, swap) for node in entry.nodes], outputs), outputs=outputs)
+    nodes = needed([reading(node, swap) for node in entry.nodes], {value.name for value in outputs})
+    return replace(entry, nodes=nodes, outputs=outputs)
 
 
 def reading(node: Node, swap: Mapping[str, Value]) -> Node:

@@ -20,7 +20,7 @@ from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import EntryPoint, Graph
 from chipfit.ir.memo import per_graph
 from chipfit.ir.ops import is_opaque, lookup
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize, prunable
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, prunable
 
 State = Literal["exact", "inexact", "frozen"]
 KINDS = ("experts", "heads", "head-dim", "channels", "hidden", "vocabulary")  # the first that fits names an axis
@@ -149,7 +149,7 @@ def freeze_all(labels: Labels, reason: str) -> None:
 
 def follow_zeros(graph: Graph, entry: EntryPoint, labels: Mapping[str, Labels]) -> None:
     """Marks the atoms inexact along which something is summed that masking parameters doesn't make zero."""
-    flow = Flow(labels, {value.name: frozenset() for value in entry.inputs})
+    flow = ZeroFlow(labels, {value.name: frozenset() for value in entry.inputs})
     for name, parameter in graph.parameters.items():
         flow.zeros[name] = prunable(labels[name]) if parameter.role == "parameter" else frozenset()
     for node in entry.nodes:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from chipfit.ir.axes import Analysis, analyse
+from chipfit.ir.blocks import Block, find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import EntryPoint, Graph
 from chipfit.ir.memo import per_graph
@@ -61,9 +62,7 @@ def trace_of(graph: Graph, entry: EntryPoint, analysis: Analysis) -> Traced:
     return Traced(shapes, nodes, {axis: tuple(names) for axis, names in users.items()}, tuple(batched))
 
 
-def what_if(
-    graph: Graph, configuration: Configuration, batch: int | None = None, entry: str = "forward"
-) -> Shapes:
+def what_if(graph: Graph, configuration: Configuration, batch: int | None = None, entry: str = "forward") -> Shapes:
     """Shapes of `apply(graph, configuration)`, at another batch if one is given. Raises ValueError as `apply` does."""
     analysis, known = analyse(graph), traced(graph)[entry]
     resize = Resize(analysis.labels[entry], analysis.kept_atoms(configuration), analysis.batch_at(batch))
@@ -77,15 +76,19 @@ def what_if(
     return Shapes({name: shape for name, shape in shapes.items() if name in values}, nodes)
 
 
+@per_graph
+def blocks_of(graph: Graph) -> Mapping[str, Block]:
+    return find_blocks(graph)
+
+
 def replacements(graph: Graph, configuration: Configuration) -> Mapping[str, str]:
     """Value dropped -> value that stands in for it. Raises ValueError for an unknown block."""
-    from chipfit.ir.blocks import find_blocks
-
-    blocks = find_blocks(graph) if configuration.dropped else {}
+    blocks = blocks_of(graph) if configuration.dropped else {}
     unknown = configuration.dropped - blocks.keys()
     if unknown:
         raise ValueError(f"The graph has no block {min(unknown)}.")
-    return {blocks[name].exit: blocks[name].skip for name in configuration.dropped}
+    chosen = sorted((blocks[name] for name in configuration.dropped), key=lambda block: len(block.nodes))
+    return {block.exit: block.skip for block in chosen}  # of two with one exit the larger wins
 
 
 def final(name: str, replaced: Mapping[str, str]) -> str:

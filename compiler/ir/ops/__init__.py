@@ -44,4 +44,4 @@ def lookup(node: Node) -> Op:
 
 
 def is_opaque(node: Node) -> bool:
-    return lookup(node) is OPAQUE
+    return lookup(node).kernel == OPAQUE.kernel

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from chipfit.ir.extent import Extent, split, unify
 from chipfit.ir.graph import Node, Value
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize, broadcast
-from chipfit.ir.ops.linear import product_zero
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast
+from chipfit.ir.ops.linear import product_zero, typed
 from chipfit.ir.ops.record import Op, Shapes, Work, counted, volume
 from chipfit.ir.ops.signature import arguments, with_arguments
 
 
 def operands(node: Node) -> tuple[Value, Value, Value]:
     given = arguments(node)
-    query, key, value = given["query"], given["key"], given["value"]
-    assert isinstance(query, Value) and isinstance(key, Value) and isinstance(value, Value)
-    return query, key, value
+    return typed(given["query"]), typed(given["key"]), typed(given["value"])
 
 
 def attention_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
@@ -40,7 +38,7 @@ def attention_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return ((*query[:-1], value[-1]),)
 
 
-def attention_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def attention_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     """Scores sum over d; a head or a column of v that is zero comes out zero, whatever its weights."""
     query, key, value = operands(node)
     flow.sums_over(flow.of(query)[-1:], node, query, key)
@@ -63,6 +61,4 @@ def attention_work(node: Node, shapes: Shapes) -> Work:
     return counted(scores * (2 * shapes[query.name][-1] + 2 * shapes[value.name][-1] + 4), node, shapes)
 
 
-OPS = (
-    Op("scaled_dot_product_attention", attention_axes, "opaque", attention_work, attention_zero, attention_rewrite),
-)
+OPS = (Op("scaled_dot_product_attention", attention_axes, "matmul", attention_work, attention_zero, attention_rewrite),)

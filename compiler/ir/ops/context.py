@@ -42,7 +42,7 @@ class Labelling:
 
 
 @dataclass
-class Flow:
+class ZeroFlow:
     """Where the values of a masked graph are zero: pruning equals masking only if sums run over zeros alone."""
 
     labels: Mapping[str, Labels]

@@ -6,7 +6,7 @@ import math
 
 from chipfit.ir.extent import Extent, product, split, unify
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize, fresh
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, fresh
 from chipfit.ir.ops.linear import product_zero
 from chipfit.ir.ops.record import Op, Shapes, Work, carried_zero, counted, moved, per_input, per_output, volume
 from chipfit.ir.ops.signature import arguments, with_arguments
@@ -52,7 +52,7 @@ def conv_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return ((*x[:place], out, *fresh(node.outputs[0].shape[place + 1 :], "spatial")),)
 
 
-def conv_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def conv_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     given = arguments(node)
     x, weight = given["input"], given["weight"]
     labels, kernel, groups = flow.of(x), flow.of(weight), groups_of(node)

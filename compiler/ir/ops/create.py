@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Node
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize, fresh
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, fresh
 from chipfit.ir.ops.record import Op, Shapes, Work, no_zero, size_in_bytes
 from chipfit.ir.ops.signature import arguments, with_arguments
 
@@ -17,7 +17,7 @@ def filled_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
     return (with_arguments(node, size=resize.shape(node.outputs[0])),)
 
 
-def all_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def all_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     return flow.atoms(node.outputs[0])
 
 
@@ -60,5 +60,8 @@ OPS = (
         for name in ("ones", "full", "empty", "rand", "randn", "new_ones", "new_full", "new_empty")
     ),
     Op("arange", arange_axes, "pointwise", written, no_zero, arange_rewrite),
-    *(Op(name, data_axes, "pointwise", written) for name in ("linspace", "logspace", "scalar_tensor", "eye", "tril_indices")),
+    *(
+        Op(name, data_axes, "pointwise", written)
+        for name in ("linspace", "logspace", "scalar_tensor", "eye", "tril_indices")
+    ),
 )

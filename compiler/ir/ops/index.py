@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize, broadcast, fresh
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh
 from chipfit.ir.ops.pieces import replaced
 from chipfit.ir.ops.record import Op, Shapes, Work, carried_zero, moved, per_input, size_in_bytes
 from chipfit.ir.ops.shape import carry_index, dimension, number
@@ -30,7 +30,7 @@ def embedding_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return ((*context.of(given["indices"]), weight[1]),)
 
 
-def embedding_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def embedding_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     given = arguments(node)
     weight, indices = given["weight"], given["indices"]
     assert isinstance(indices, Value)
@@ -69,7 +69,7 @@ def index_select_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return (replaced(x, place, *context.of(index)),)
 
 
-def source_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def source_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     """Zero where the source is, along the dimensions that the index doesn't choose."""
     source, *indices = node.inputs
     chosen = frozenset().union(*(flow.atoms(index) for index in indices))
@@ -210,6 +210,6 @@ OPS = (
     Op("index_put", index_put_axes, "move", moved, carried_zero),
     Op("topk", topk_axes, "reduce", per_input(4), rewrite=topk_rewrite),
     *(Op(name, sort_axes, "reduce", per_input(10)) for name in ("sort", "argsort")),
-    Op("one_hot", one_hot_axes, "pointwise", rewrite=one_hot_rewrite),
+    Op("one_hot", one_hot_axes, "pointwise", moved, rewrite=one_hot_rewrite),
     Op("histc", histc_axes, "reduce", per_input(1), rewrite=histc_rewrite),
 )

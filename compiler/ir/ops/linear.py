@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.ir.ops.context import Flow, Labelling, Labels, broadcast, prunable
+from chipfit.ir.ops.context import Labelling, Labels, ZeroFlow, broadcast, prunable
 from chipfit.ir.ops.opaque import frozen_axes
 from chipfit.ir.ops.record import Op, Shapes, Work, counted, volume
 from chipfit.ir.ops.signature import arguments
 
 
-def product_zero(flow: Flow, out: Value, *operands: tuple[Arg, Labels], bias: Arg = None) -> frozenset[Extent]:
+def product_zero(flow: ZeroFlow, out: Value, *operands: tuple[Arg, Labels], bias: Arg = None) -> frozenset[Extent]:
     """Zeros of a product plus `bias`; `operands` come with the dimensions that survive the sum.
 
     An atom along two dimensions of the output needs every operand that brings it to be zero.
@@ -37,7 +37,7 @@ def linear_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return ((*x[:-1], *weight[:-1]),)
 
 
-def linear_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def linear_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     given = arguments(node)
     x, weight = given["input"], given["weight"]
     flow.sums_over(flow.of(x)[-1:], node, x, weight)
@@ -90,7 +90,7 @@ def mark_attention(x: Labels, w: Labels, shared: Extent, columns: Labels, batch:
         columns[0].use("written")
 
 
-def matmul_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def matmul_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     left, right, added = operands_of(node)
     x, w = flow.of(left), flow.of(right)
     flow.sums_over(x[-1:], node, left, right)
@@ -104,7 +104,7 @@ def matmul_work(node: Node, shapes: Shapes) -> Work:
 
 
 def equation(node: Node) -> tuple[list[str], str, tuple[Value, ...]] | None:
-    """Subscripts of the operands and of the output of an einsum; None where it has an ellipsis or implies its output."""
+    """Subscripts of the operands and of the output; None for an einsum with an ellipsis or without an output."""
     given = arguments(node)
     text, tensors = str(given["equation"]).replace(" ", ""), given["tensors"]
     if "." in text or "->" not in text or not isinstance(tensors, tuple):
@@ -129,10 +129,12 @@ def einsum_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
 
 
 def pairs(subscripts: list[str], labels: Iterable[Labels]) -> list[tuple[str, Extent]]:
-    return [pair for letters, extents in zip(subscripts, labels, strict=True) for pair in zip(letters, extents, strict=True)]
+    return [
+        pair for letters, extents in zip(subscripts, labels, strict=True) for pair in zip(letters, extents, strict=True)
+    ]
 
 
-def einsum_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def einsum_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     parsed = equation(node)
     if parsed is None:
         return frozenset()
@@ -171,7 +173,7 @@ def grouped_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return ((x[0], weight[2]),)
 
 
-def grouped_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def grouped_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     given = arguments(node)
     x, weight = given["self"], given["mat2"]
     if len(flow.of(weight)) != 3:
@@ -182,7 +184,10 @@ def grouped_zero(flow: Flow, node: Node) -> frozenset[Extent]:
 
 OPS = (
     Op("linear", linear_axes, "matmul", linear_work, linear_zero),
-    *(Op(name, matmul_axes, "matmul", matmul_work, matmul_zero) for name in ("matmul", "mm", "bmm", "mv", "addmm", "baddbmm")),
+    *(
+        Op(name, matmul_axes, "matmul", matmul_work, matmul_zero)
+        for name in ("matmul", "mm", "bmm", "mv", "addmm", "baddbmm")
+    ),
     Op("einsum", einsum_axes, "matmul", einsum_work, einsum_zero),
     Op("_grouped_mm", grouped_axes, "matmul", matmul_work, grouped_zero),
 )

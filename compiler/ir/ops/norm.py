@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from chipfit.ir.extent import Extent, split, unify
-from chipfit.ir.graph import Node, TensorType, Value
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize
+from chipfit.ir.graph import Arg, Node, TensorType, Value
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow
 from chipfit.ir.ops.record import Op, per_input
-from chipfit.ir.ops.signature import arguments, integers, with_arguments
+from chipfit.ir.ops.signature import arguments, integers, overload, with_arguments
 
 AFFINE = ("weight", "bias")
 
 
-def affine_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def affine_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     """Whatever comes in, a channel whose weight and bias are zero comes out zero."""
     given = arguments(node)
     weight, bias = given["weight"], given["bias"]
@@ -48,7 +48,7 @@ def normalised_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
         for extent, other in zip(tail, context.of(given.get(name)), strict=False):
             unify(extent, other)
     for extent in tail:
-        extent.use("normalised")
+        extent.use("hidden")
     return (x,)
 
 
@@ -60,7 +60,7 @@ def tail_rank(node: Node) -> int:
     return len(integers(arguments(node)["normalized_shape"]))
 
 
-def rms_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def rms_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     given = arguments(node)
     x = given["input"]
     flow.sums_over(flow.of(x)[-tail_rank(node) :], node, x)
@@ -92,6 +92,45 @@ def rescaled(resize: Resize, node: Node, factor: float) -> tuple[Node, ...]:
     )
 
 
+def layer_mask(resize: Resize, node: Node) -> tuple[Node, ...]:
+    """Layer norm by statistics over the kept entries alone, where the removed ones are zero."""
+    given, rank = arguments(node), tail_rank(node)
+    x, ratio = node.inputs[0], resize.ratio(resize.of(node.outputs[0])[-rank:])
+    if ratio == 1:
+        return (node,)
+    dims = tuple(range(len(x.shape) - rank, len(x.shape)))
+    steps = Steps(node)
+    mean = steps.add("mul.Tensor", steps.add("mean.dim", x, dims, True), 1 / ratio)
+    squares = steps.add("mul.Tensor", steps.add("mean.dim", steps.add("mul.Tensor", x, x), dims, True), 1 / ratio)
+    variance = steps.add("sub.Tensor", squares, steps.add("mul.Tensor", mean, mean))
+    scale = steps.add("rsqrt.default", steps.add("add.Tensor", variance, given["eps"]))
+    y = steps.add("mul.Tensor", steps.add("sub.Tensor", x, mean), scale)
+    y = y if given["weight"] is None else steps.add("mul.Tensor", y, given["weight"])
+    steps.add("add.Tensor", y, 0.0 if given["bias"] is None else given["bias"])
+    return steps.finished()
+
+
+@dataclass
+class Steps:
+    """Nodes in place of one, with the types that PyTorch gives them."""
+
+    node: Node
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(self, op: str, *args: Arg) -> Value:
+        function = overload(f"aten.{op}")
+        assert function is not None
+        samples = (torch.empty(a.shape, dtype=a.type.dtype, device="meta") if isinstance(a, Value) else a for a in args)
+        result = function(*samples)
+        name = f"{self.node.name}_masked_{len(self.nodes)}"
+        self.nodes.append(Node(f"aten.{op}", args, (), (Value(name, TensorType.of(result)),), self.node.module))
+        return self.nodes[-1].outputs[0]
+
+    def finished(self) -> tuple[Node, ...]:
+        """The steps, the last one under the name of the node."""
+        return (*self.nodes[:-1], replace(self.nodes[-1], outputs=self.node.outputs))
+
+
 def group_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     given = arguments(node)
     x, groups = context.of(given["input"]), given["num_groups"]
@@ -115,7 +154,7 @@ def group_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
 OPS = (
     Op("batch_norm", channel_axes, "pointwise", per_input(4), affine_zero),
     Op("instance_norm", channel_axes, "reduce", per_input(8), affine_zero),
-    Op("layer_norm", layer_axes, "reduce", per_input(8), affine_zero, shape_rewrite),
+    Op("layer_norm", layer_axes, "reduce", per_input(8), affine_zero, shape_rewrite, layer_mask),
     Op("rms_norm", normalised_axes, "reduce", per_input(5), rms_zero, rms_rewrite),
     Op("group_norm", group_axes, "reduce", per_input(8), affine_zero, group_rewrite),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chipfit.ir.extent import Extent, concatenation, pieces, split, unify
 from chipfit.ir.graph import Node
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize, broadcast, fresh
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh
 from chipfit.ir.ops.record import Op, carried_zero, moved, per_output
 from chipfit.ir.ops.shape import carry_index, dimension, number
 from chipfit.ir.ops.signature import arguments, integers, with_arguments
@@ -115,7 +115,7 @@ def pad_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return (tuple(x),)
 
 
-def pad_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def pad_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     filled = arguments(node).get("value")
     return frozenset() if filled else carried_zero(flow, node)
 

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.ir.ops.context import Flow, Labelling, Labels, broadcast
-from chipfit.ir.ops.record import Op, carried_zero, moved
+from chipfit.ir.ops.context import Labelling, Labels, ZeroFlow, broadcast
+from chipfit.ir.ops.record import Op, carried_zero, moved, per_output
 from chipfit.ir.ops.signature import overload
 
 
 def broadcast_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     operands = [context.of(value) for value in node.inputs]
-    if sum(value.type.dtype.is_floating_point for value in node.inputs) > 1 and node.kind in {"add", "sub"}:
-        for extent in operands[0]:
-            extent.use("added")
-    return tuple(broadcast(operands, output.shape) for output in node.outputs)
+    labels = tuple(broadcast(operands, output.shape) for output in node.outputs)
+    if node.kind == "add" and [value.shape for value in node.inputs] == [node.outputs[0].shape] * 2:
+        for extent in labels[0]:
+            extent.use("hidden")  # a residual
+    return labels
 
 
 def identity_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
@@ -65,7 +66,7 @@ def sampled(arg: Any) -> Any:
     return tuple(sampled(item) for item in arg) if isinstance(arg, tuple) else arg
 
 
-def probed_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def probed_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     """Zero on an atom where f(operands zero there, anything elsewhere) = 0."""
     places = {name: place for place, name in enumerate(dict.fromkeys(value.name for value in node.inputs))}
 
@@ -82,12 +83,12 @@ def probed_zero(flow: Flow, node: Node) -> frozenset[Extent]:
     return frozenset(atom for atom in reached & flow.atoms(node.outputs[0]) if vanishes(atom))
 
 
-POINTWISE = Op("pointwise", broadcast_axes, "pointwise", zero=probed_zero)
+POINTWISE = Op("pointwise", broadcast_axes, "pointwise", per_output(1), probed_zero)
 IDENTITY = Op("identity", identity_axes, "pointwise", moved, carried_zero)
 UNTAGGED = ("fill", "floor_divide", "hardswish", "isin", "lerp", "log_sigmoid", "masked_fill", "polar", "type_as")
 
 OPS = (
     *(replace(IDENTITY, name=name) for name in ("to", "_to_copy", "clone", "contiguous", "detach", "alias")),
     *(replace(POINTWISE, name=name) for name in UNTAGGED),
-    Op("zeros_like", broadcast_axes, "pointwise", zero=lambda flow, node: flow.atoms(node.outputs[0])),
+    Op("zeros_like", broadcast_axes, "pointwise", moved, lambda flow, node: flow.atoms(node.outputs[0])),
 )

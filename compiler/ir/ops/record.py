@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Arg, Node, Value, values_in
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -22,11 +22,11 @@ class Work:
     bytes_written: int
 
 
-def no_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def no_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     return frozenset()
 
 
-def carried_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def carried_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     """For ops that only move entries: zero where every input that has the atom is zero along it."""
     atoms = frozenset().union(*(flow.atoms(value) for value in node.outputs))
     for value in node.inputs:
@@ -85,7 +85,7 @@ class Op:
     name: str
     axes: Callable[[Labelling, Node], tuple[Labels, ...]]  # labels of each output
     kernel: str  # matmul, conv, pool, reduce, pointwise, move or opaque
-    work: Callable[[Node, Shapes], Work] = per_output(1)
-    zero: Callable[[Flow, Node], frozenset[Extent]] = no_zero  # atoms on which all outputs are zero once masked
+    work: Callable[[Node, Shapes], Work]
+    zero: Callable[[ZeroFlow, Node], frozenset[Extent]] = no_zero  # atoms on which all outputs are zero once masked
     rewrite: Callable[[Resize, Node], tuple[Node, ...]] = unchanged  # baked constants at other sizes
     mask: Callable[[Resize, Node], tuple[Node, ...]] = unchanged  # full size, statistics over the kept entries alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Node
-from chipfit.ir.ops.context import Flow, Labelling, Labels, Resize
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow
 from chipfit.ir.ops.norm import rescaled
 from chipfit.ir.ops.pointwise import broadcast_axes
 from chipfit.ir.ops.record import Op, carried_zero, per_input
@@ -23,7 +23,7 @@ def reduce_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     x, dims = context.of(node.inputs[0]), reduced(node)
     if node.kind == "mean":
         for dim in dims:
-            x[dim].use("normalised")
+            x[dim].use("hidden")
     keep = len(node.outputs[0].shape) == len(x)
     labels = tuple(Extent(1) if dim in dims else extent for dim, extent in enumerate(x) if keep or dim not in dims)
     return (labels,) * len(node.outputs)
@@ -52,7 +52,7 @@ def relate_index(context: Labelling, node: Node, labels: tuple[Labels, ...]) -> 
         extent.freeze(f"flat index of {node.kind}")
 
 
-def summed_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def summed_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     x = node.inputs[0]
     flow.sums_over((flow.of(x)[dim] for dim in reduced(node)), node, x)
     return carried_zero(flow, node)
@@ -76,7 +76,7 @@ def running_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return (context.of(node.inputs[0]),) * len(node.outputs)
 
 
-def running_zero(flow: Flow, node: Node) -> frozenset[Extent]:
+def running_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     """A running sum over zeros is right, and not zero itself where it passes them."""
     x = node.inputs[0]
     along = [flow.of(x)[dim] for dim in reduced(node)]
@@ -94,6 +94,9 @@ OPS = (
     *(Op(name, softened_axes, "reduce", per_input(1), carried_zero) for name in EXTREMES),
     *(Op(name, softened_axes, "reduce", per_input(4), carried_zero) for name in SPREADS),
     Op("logsumexp", softened_axes, "reduce", per_input(4)),
-    *(Op(name, softmax_axes, "reduce", per_input(4)) for name in ("softmax", "_softmax", "log_softmax", "_log_softmax")),
+    *(
+        Op(name, softmax_axes, "reduce", per_input(4))
+        for name in ("softmax", "_softmax", "log_softmax", "_log_softmax")
+    ),
     Op("cumsum", running_axes, "reduce", per_input(1), running_zero),
 )

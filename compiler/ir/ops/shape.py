@@ -51,7 +51,9 @@ def reshape_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
 
 def reshape_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
     """Every way to reshape becomes `reshape` to the sizes that the labels tell."""
-    return (Node("aten.reshape.default", (node.inputs[0], resize.shape(node.outputs[0])), (), node.outputs, node.module),)
+    return (
+        Node("aten.reshape.default", (node.inputs[0], resize.shape(node.outputs[0])), (), node.outputs, node.module),
+    )
 
 
 def permute_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
