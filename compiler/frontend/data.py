@@ -44,19 +44,10 @@ class Data:
     synthetic: bool = False  # made up from the model: then quality is only agreement on made-up inputs
 
 
-def batches(examples: Sequence[Example], size: int, seed: int | None = None) -> Iterator[Example]:
-    """`size` examples at a time, joined along the batch; the rest is left out.
-
-    With a seed without end, each epoch in another order; without one once, in the given order.
-    """
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    size = min(size, len(examples))
-    while True:
-        order = torch.arange(len(examples)) if generator is None else torch.randperm(len(examples), generator=generator)
-        for rows in order[: len(order) // size * size].view(-1, size).tolist():
-            yield tuple(torch.cat(parts) for parts in zip(*(examples[row] for row in rows), strict=True))
-        if generator is None:
-            return
+def batches(examples: Sequence[Example], size: int) -> Iterator[Example]:
+    """`size` examples at a time, joined along the batch; the rest is left out."""
+    for start in range(0, len(examples) - size + 1, size):
+        yield tuple(torch.cat(parts) for parts in zip(*examples[start : start + size], strict=True))
 
 
 def batched(predict: Predict, size: int) -> Callable[..., Tensor]:

@@ -1,0 +1,104 @@
+"""distill: train what is left to answer as the uncompressed teacher does, without labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from chipfit.errors import UserError
+from chipfit.ir.graph import Graph
+from chipfit.passes.base import Context, Pass, PassResult, PreconditionError
+from chipfit.passes.batching import batch_size, endless_batches, first_batches
+from chipfit.passes.matching import Comparison
+from chipfit.passes.statistics import at_batch
+from chipfit.passes.training import Settings, Training
+
+JUDGED_EXAMPLES = 16  # held-out examples, as many as a batch if that is more
+REPORT = "distill.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What recovery did: optimiser steps, seconds in them, and the held-out loss against the teacher."""
+
+    steps: int
+    seconds: float
+    loss_before: float
+    loss_after: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Distill(Pass):
+    """Recover against the teacher: the divergence of logits (relative error of other outputs) plus `hidden` times the
+    relative error of the values that both have after each residual block, a pruned width on its kept channels.
+
+    `seconds` 0 takes the time that the compilation gives, `steps` a fixed number instead: then a run can be repeated.
+    `batch` 0 is as many examples as fit in memory, up to 128; `positions` is the share of a text's positions for which
+    logits are made.
+    """
+
+    name: ClassVar[str] = "distill"
+    summary: ClassVar[str] = "train the compressed model to answer as the uncompressed one does, without labels"
+    seconds: float = 0.0
+    steps: int = 0
+    learning_rate: float = 1e-3
+    hidden: float = 1.0
+    temperature: float = 1.0
+    positions: float = 0.5
+    batch: int = 0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.seconds, self.steps, self.hidden, self.batch) < 0:
+            raise UserError("distill needs seconds, steps, hidden and batch of at least 0; raise the negative one.")
+        if min(self.learning_rate, self.temperature, self.positions, self.accumulate) <= 0 or self.positions > 1:
+            raise UserError(
+                "distill needs a learning_rate, temperature and accumulate above 0, and positions from 0 to 1."
+            )
+
+    def requires(self, graph: Graph, context: Context) -> None:
+        if not context.train or not context.heldout:
+            raise PreconditionError("it needs training and held-out inputs; give data with --data.")
+        if not self.steps and not math.isfinite(self.seconds or context.seconds):
+            raise PreconditionError("it doesn't know when to stop; give it seconds or steps.")
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        recovered, report = recover(graph, context, self)
+        if context.workdir:
+            (context.workdir / REPORT).write_text(json.dumps(asdict(report)))
+        return PassResult(recovered, report.loss_after < report.loss_before)
+
+
+def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Report]:
+    """The graph with the best weights that training found, which may be those it had."""
+    size = batch_size(context.teacher, options.batch, context.train, context.heldout)
+    private = graph.with_state({name: tensor.detach().clone() for name, tensor in graph.state.items()})
+    comparison = Comparison(
+        teacher=at_batch(context.teacher, size),
+        student=at_batch(private, size),
+        configuration=context.configuration,
+        analysed=context.teacher,
+        hidden=options.hidden,
+        temperature=options.temperature,
+        positions=options.positions,
+    )
+    judged = first_batches(context.heldout, size or 1, JUDGED_EXAMPLES)
+    names = [name for name, parameter in private.parameters.items() if parameter.role != "constant"]
+    parameters = dict(comparison.module.named_parameters(remove_duplicate=False))
+    course = Training(
+        settings=Settings(
+            options.steps, options.seconds or context.seconds, options.learning_rate, options.accumulate, context.seed
+        ),
+        tensors={name: comparison.student.state[name] for name in names},
+        trained={name: parameters[name] for name in names if name in parameters and parameters[name].requires_grad},
+        batches=endless_batches(context.train, size or 1, context.seed),
+        loss=comparison.training_loss,
+        judge=lambda: comparison.heldout_loss(judged),
+        folder=context.workdir,
+        progress=context.progress,
+    ).run()
+    trained = {name: comparison.student.state[name] for name in names}
+    return graph.with_state(trained), Report(course.done, course.seconds, course.before, course.best, size or 1)

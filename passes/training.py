@@ -1,0 +1,166 @@
+"""The training loop: AdamW under a warm-up and a cosine, checkpoints, and the best weights seen."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chipfit.passes.base import Inputs, Progress, silent
+
+WARM_UP = 10  # steps
+TIMED = 4  # steps, the first of which is slower, after which the number of steps is fixed where a time was asked for
+JUDGED = 4  # times on the way that the held-out loss is taken
+PATIENCE = 2  # times in a row that it may be worse than the best
+BETAS = (0.9, 0.95)
+CLIP = 1.0  # norm of the gradient
+CHECKPOINT_SECONDS = 120.0
+FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`steps` 0: as many as fit into `seconds`. `accumulate` batches make a step."""
+
+    steps: int
+    seconds: float
+    learning_rate: float
+    accumulate: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where a run is: steps done and planned (0: not known yet), seconds spent, held-out losses."""
+
+    done: int = 0
+    planned: int = 0
+    seconds: float = 0.0
+    before: float = math.nan
+    best: float = math.inf
+    worse: int = 0  # judgements in a row that were worse than the best
+
+    @property
+    def finished(self) -> bool:
+        return self.worse >= PATIENCE or 0 < self.planned <= self.done
+
+
+def rate(done: int, planned: int) -> float:
+    """Factor of the learning rate for the step after `done` steps: linear warm-up, then a cosine to zero."""
+    warm = (done + 1) / min(WARM_UP, max(1, planned // 4) if planned else WARM_UP)
+    return min(1.0, warm, (1 + math.cos(math.pi * done / planned)) / 2 if planned else 1.0)
+
+
+@dataclass
+class Training:
+    """One run over `tensors`, all of which `loss` reads and training may change in place.
+
+    `loss` gives the loss of a batch with gradients, `judge` the held-out loss. A run is determined by its settings and
+    batches if `steps` is given; with `seconds` by the machine's speed in the first steps, too.
+    """
+
+    settings: Settings
+    tensors: Mapping[str, Tensor]
+    trained: Mapping[str, Tensor]
+    batches: Iterator[Inputs]
+    loss: Callable[[Inputs, torch.Generator], Tensor]
+    judge: Callable[[], float]
+    folder: Path | None = None
+    progress: Progress = silent
+    course: Course = field(default_factory=Course)
+
+    def __post_init__(self) -> None:
+        parameters = list(self.trained.values())
+        self.optimizer = torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0, fused=True)
+        self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+        self._saved = time.perf_counter()
+
+    def run(self) -> Course:
+        """Trains to the end, from the checkpoint if there is one, and leaves the best weights in `tensors`."""
+        self._resume()
+        if math.isnan(self.course.before):
+            before = self.judge()
+            self.course = replace(self.course, before=before, best=before, planned=self.settings.steps)
+        while not self.course.finished:
+            self._timed_step()
+            if self._judgement_due():
+                self._judge()
+            if self.folder and time.perf_counter() - self._saved > CHECKPOINT_SECONDS:
+                self._save(self.folder / FILE)
+        for name, tensor in self.tensors.items():
+            tensor.data.copy_(self.best[name])
+        if self.folder:
+            (self.folder / FILE).unlink(missing_ok=True)
+        return self.course
+
+    def _timed_step(self) -> None:
+        started = time.perf_counter()
+        self._step()
+        taken = time.perf_counter() - started
+        course = replace(self.course, done=self.course.done + 1, seconds=self.course.seconds + taken)
+        if not course.planned and course.done >= TIMED:
+            left = max(0.0, self.settings.seconds - course.seconds)
+            course = replace(course, planned=course.done + int(left / taken))
+        self.course = course
+        self.progress("distilling", course.done / course.planned if course.planned else 0.0)
+
+    def _step(self) -> None:
+        generator = torch.Generator().manual_seed(self.settings.seed + self.course.done)
+        for _ in range(self.settings.accumulate):
+            torch.autograd.backward([self.loss(next(self.batches), generator) / self.settings.accumulate])
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * rate(self.course.done, self.course.planned)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _judgement_due(self) -> bool:
+        done, planned = self.course.done, self.course.planned
+        return planned > 0 and (done >= planned or done * JUDGED // planned > (done - 1) * JUDGED // planned)
+
+    def _judge(self) -> None:
+        loss = self.judge()
+        if loss < self.course.best:
+            self.course = replace(self.course, best=loss, worse=0)
+            for name, tensor in self.tensors.items():
+                self.best[name].copy_(tensor.detach())
+        else:
+            self.course = replace(self.course, worse=self.course.worse + 1)
+
+    def _save(self, path: Path) -> None:
+        """Everything that the rest of the run depends on, in one file that is renamed into place."""
+        moments = {
+            f"moment/{name}/{key}": tensor
+            for name, parameter in self.trained.items()
+            for key, tensor in self.optimizer.state[parameter].items()
+        }
+        now = {f"now/{name}": tensor.detach() for name, tensor in self.tensors.items()}
+        best = {f"best/{name}": tensor for name, tensor in self.best.items()}
+        partial = path.with_suffix(".partial")
+        save_file(now | best | moments, partial, {"course": json.dumps(asdict(self.course))})
+        os.replace(partial, path)
+        self._saved = time.perf_counter()
+
+    def _resume(self) -> None:
+        path = self.folder / FILE if self.folder else None
+        if path is None or not path.exists():
+            return
+        with safe_open(path, "pt") as file:
+            self.course = Course(**json.loads(file.metadata()["course"]))
+            for name, tensor in self.tensors.items():
+                tensor.data.copy_(file.get_tensor(f"now/{name}"))
+                self.best[name].copy_(file.get_tensor(f"best/{name}"))
+            for name, parameter in self.trained.items():
+                state = {key: file.get_tensor(f"moment/{name}/{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter].update(state)
+        for _ in range(self.course.done * self.settings.accumulate):
+            next(self.batches)
