@@ -87,6 +87,4 @@ class Finish:
         if isinstance(arg, float):
             return self.simd.splat(arg)
         layout, buffer = self.layouts[int(arg)], self.buffers[int(arg)]
-        if layout.strides[-1]:
-            return self.simd.load(buffer, layout.at(position), valid)
-        return self.simd.splat(buffer[layout.at(position)])
+        return self.simd.vector(buffer, layout.at(position), valid, layout.strides[-1])

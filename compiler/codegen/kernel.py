@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx import PrimFunc
+from tvm.tirx import PrimFunc, Select
 from tvm.tirx import op as tirx_op
 from tvm.tirx.script import builder as T
 
@@ -88,6 +88,12 @@ def pieces(size: int, step: int, block: Callable[[Expr, int], None]) -> None:
         block(full * step, tail)
 
 
+def channel_blocks(channels: int, lanes: int, block: Callable[[Expr, int], None], parallel: bool = False) -> None:
+    """Emit one loop of `block(first channel, valid lanes)` over the vectors of channels, the last perhaps partial."""
+    with jobs(-(-channels // lanes), parallel=parallel) as (i,):
+        split(channels, lanes, i, lambda valid: block(i * lanes, valid))
+
+
 @dataclass(frozen=True)
 class Simd:
     """Vectors of `lanes` float32 values. Offsets are in elements; `valid` lanes are touched, all where it is None."""
@@ -110,6 +116,14 @@ class Simd:
             T.buffer_store(buffer, value, [index])
         else:
             T.evaluate(tirx_op.masked_store(buffer, value, index, self._mask(valid)))
+
+    def vector(self, buffer: Buffer, offset: Expr, valid: Expr | None, stride: int) -> Expr:
+        """The vector at `offset`, or one element in all lanes where `stride` is 0."""
+        return self.load(buffer, offset, valid) if stride else self.splat(buffer[offset])
+
+    def where(self, valid: Expr | None, value: Expr, other: float) -> Expr:
+        """`value` with the lanes beyond `valid` replaced."""
+        return value if self._whole(valid) else Select(self._mask(valid), value, self.splat(other))
 
     def register(self, start: Expr | None = None) -> Buffer:
         """A vector variable. One buffer each, in global scope: what LLVM keeps in registers without spilling."""

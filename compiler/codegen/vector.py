@@ -1,7 +1,7 @@
 """Elementary functions on float32 vectors, and the table of pointwise ops that epilogues may use.
 
-The polynomials for exp, tanh and log are those of the Cephes library (S. Moshier, `expf.c`, `tanhf.c`, `logf.c`, about
-2 units in the last place); erf is formula 7.1.26 of Abramowitz and Stegun (absolute error below 1.5e-7).
+The polynomials are those of the Cephes library (S. Moshier, `expf.c`, `tanhf.c`, `logf.c`, `ndtrf.c`), about 2 units in
+the last place; erf beyond 1 is formula 7.1.26 of Abramowitz and Stegun (absolute error below 1.5e-7).
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from chipfit.codegen.kernel import Expr, Simd
 
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
-_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+_ERF_SMALL = (
+    *(7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3, -2.685381193529856e-2),
+    *(1.128358514861418e-1, -3.761262582423300e-1, 1.128379165726710),
+)
+_ERF_LARGE = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 _ERF_P = 0.3275911
 _LOG = (
     *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1),
@@ -74,9 +78,11 @@ def tanh(simd: Simd, x: Expr) -> Expr:
 def erf(simd: Simd, x: Expr) -> Expr:
     x = T.bind(x)
     size = T.bind(T.max(x, simd.splat(0) - x))
+    small = x * polynomial(simd, x * x, _ERF_SMALL)
     t = T.bind(simd.splat(1) / (simd.splat(1) + simd.splat(_ERF_P) * size))
-    value = T.bind(simd.splat(1) - polynomial(simd, t, _ERF) * t * exp(simd, simd.splat(0) - size * size))
-    return T.bind(Select(x < simd.splat(0), simd.splat(0) - value, value))
+    tail = T.bind(simd.splat(1) - polynomial(simd, t, _ERF_LARGE) * t * exp(simd, simd.splat(0) - size * size))
+    large = Select(x < simd.splat(0), simd.splat(0) - tail, tail)
+    return T.bind(Select(size < simd.splat(1), small, large))
 
 
 def gelu(simd: Simd, x: Expr) -> Expr:
@@ -106,7 +112,7 @@ def leaky_relu(simd: Simd, x: Expr, slope: Expr) -> Expr:
 
 
 def hardsigmoid(simd: Simd, x: Expr) -> Expr:
-    return T.bind(T.min(T.max(x * simd.splat(1 / 6) + simd.splat(0.5), simd.splat(0)), simd.splat(1)))
+    return T.bind(T.min(T.max((x + simd.splat(3)) * simd.splat(1 / 6), simd.splat(0)), simd.splat(1)))
 
 
 def hardswish(simd: Simd, x: Expr) -> Expr:
