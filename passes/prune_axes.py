@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from chipfit.errors import UserError
 from chipfit.ir.apply import apply
 from chipfit.ir.axes import Axis, analyse
@@ -12,6 +14,7 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Context, Pass, PassResult, PostconditionError, PreconditionError, require_calibration
 from chipfit.passes.importance import CRITERIA, DATA_FREE, best, rank
+from chipfit.passes.members import axis_indices
 from chipfit.passes.statistics import Statistics
 
 
@@ -40,30 +43,49 @@ class PruneAxes(Pass):
     def requires(self, graph: Graph, context: Context) -> None:
         if self.ratio and self.criterion not in DATA_FREE:
             require_calibration(context)
-        axes, known = analyse(graph).axes, analyse(context.teacher).axes
-        for name, kept in context.configuration.widths.items():
-            if name not in known:
-                raise PreconditionError(f"the model has no axis {name}; its axes are listed by chipfit explain.")
-            if not self.ratio and name in axes and axes[name].size <= kept[-1]:
-                raise PreconditionError(f"axis {name} has only {axes[name].size} indices left; prune each axis once.")
+        for name in set(context.configuration.widths) - set(analyse(context.teacher).axes):
+            raise PreconditionError(f"the model has no axis {name}; its axes are listed by chipfit explain.")
+        if not self.ratio:
+            _translated(context.configuration, context.teacher, graph)
 
     def run(self, graph: Graph, context: Context) -> PassResult:
         wanted = self._choose(graph, context) if self.ratio else context.configuration
-        axes = analyse(graph).axes
-        there = {name: kept for name, kept in wanted.widths.items() if name in axes}  # others went with their block
-        result = apply(graph, Configuration(there)) if there else graph
-        return PassResult(result, bool(there), wanted)
+        there = _translated(wanted, context.teacher, graph)
+        result = apply(graph, there) if there.widths else graph
+        return PassResult(result, bool(there.widths), wanted)
 
     def ensures(self, before: Graph, after: Graph, context: Context) -> None:
         if [value.type for value in before.forward.outputs] != [value.type for value in after.forward.outputs]:
             raise PostconditionError("the model's outputs changed their shapes; freeze the axes that outputs carry.")
 
     def _choose(self, graph: Graph, context: Context) -> Configuration:
-        statistics = Statistics(graph, context.calibration, context.seed)
-        axes = [axis for axis in analyse(graph).axes.values() if axis.state == "exact" and axis.size > 1]
+        statistics = Statistics(context.teacher, context.calibration, context.seed)
+        axes = [axis for axis in analyse(context.teacher).axes.values() if axis.state == "exact"]
         widths = {axis.name: self._keep(statistics, axis) for axis in axes}
         return Configuration(widths, context.configuration.dropped)
 
     def _keep(self, statistics: Statistics, axis: Axis) -> tuple[int, ...]:
         count = max(1, round(axis.size * (1 - self.ratio)))
         return best(rank(statistics, axis, self.criterion), count)
+
+
+def _translated(wanted: Configuration, teacher: Graph, graph: Graph) -> Configuration:
+    """The widths by the graph's names of the teacher's axes; axes that went with a dropped block are left out.
+
+    An axis is named after its first member, so it changes its name when a block that holds it is dropped.
+    """
+    known = analyse(teacher).axes
+    names = {name: _counterpart(known[name], teacher, graph) for name in wanted.widths}
+    return Configuration({new: wanted.widths[old] for old, new in names.items() if new})
+
+
+def _counterpart(axis: Axis, teacher: Graph, graph: Graph) -> str | None:
+    """The graph's axis along the same entries of the same parameter; None if none of its parameters is left."""
+    left = [member for member in axis.members if member[0] in graph.parameters]
+    if not left:
+        return None
+    entries = axis_indices(analyse(teacher), axis, *left[0])
+    for other in analyse(graph).axes.values():
+        if left[0] in other.members and np.array_equal(axis_indices(analyse(graph), other, *left[0]), entries):
+            return other.name
+    raise PreconditionError(f"axis {axis.name} is not as wide as in the teacher; prune each axis once.")
