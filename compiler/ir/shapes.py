@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from chipfit.ir.axes import Analysis, analyse
 from chipfit.ir.blocks import Block, find_blocks
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.graph import EntryPoint, Graph
+from chipfit.ir.extent import Extent
+from chipfit.ir.graph import EntryPoint, Graph, Value
 from chipfit.ir.memo import per_graph
 from chipfit.ir.ops.context import Resize
 
@@ -31,49 +32,85 @@ class Shapes(Mapping[str, tuple[int, ...]]):
 
 
 @dataclass(frozen=True)
-class Traced:
+class Trace:
     """What every question about one entry point starts from."""
 
     shapes: Mapping[str, tuple[int, ...]]
     nodes: frozenset[str]
-    users: Mapping[str, tuple[str, ...]]  # axis -> values that carry it
-    batched: tuple[str, ...]  # values that carry the batch
+    extents: tuple[Extent, ...]  # the different ones along all dimensions
+    places: Mapping[str, tuple[int, ...]]  # value -> its dimensions as places in `extents`
+    sized: Mapping[Extent, tuple[int, ...]]  # atom -> the extents that it is part of
+    carriers: Mapping[Extent, tuple[str, ...]]  # atom -> the values along which it lies
+    sources: Mapping[str, tuple[str, ...]]  # value -> the values that it is computed from
 
 
 @per_graph
-def traced(graph: Graph) -> Mapping[str, Traced]:
-    return {entry.name: trace_of(graph, entry, analyse(graph)) for entry in graph.entries.values()}
+def traces(graph: Graph) -> Mapping[str, Trace]:
+    return {entry.name: trace(graph, entry, analyse(graph)) for entry in graph.entries.values()}
 
 
-def trace_of(graph: Graph, entry: EntryPoint, analysis: Analysis) -> Traced:
+def trace(graph: Graph, entry: EntryPoint, analysis: Analysis) -> Trace:
+    values = values_of(graph, entry)
+    roots = {name: tuple(extent.root for extent in analysis.labels[entry.name][name]) for name in values}
+    extents = tuple(dict.fromkeys(root for labels in roots.values() for root in labels))
+    number = {root: place for place, root in enumerate(extents)}
+    sized: dict[Extent, list[int]] = {}
+    for place, root in enumerate(extents):
+        for atom in dict.fromkeys(root.atoms()):
+            sized.setdefault(atom, []).append(place)
+    carriers: dict[Extent, list[str]] = {}
+    for name, labels in roots.items():
+        for atom in {atom for root in labels for atom in root.atoms()}:
+            carriers.setdefault(atom, []).append(name)
+    return Trace(
+        {name: value.shape for name, value in values.items()},
+        frozenset(node.name for node in entry.nodes),
+        extents,
+        {name: tuple(number[root] for root in labels) for name, labels in roots.items()},
+        {atom: tuple(places) for atom, places in sized.items()},
+        {atom: tuple(names) for atom, names in carriers.items()},
+        {out.name: tuple(value.name for value in node.inputs) for node in entry.nodes for out in node.outputs},
+    )
+
+
+def values_of(graph: Graph, entry: EntryPoint) -> Mapping[str, Value]:
+    """The parameters that the entry point reads, its inputs and whatever it computes."""
     read = {value.name for node in entry.nodes for value in node.inputs} | {value.name for value in entry.outputs}
-    shapes = {name: parameter.value.shape for name, parameter in graph.parameters.items() if name in read}
-    shapes |= {value.name: value.shape for value in entry.inputs}
-    shapes |= {value.name: value.shape for node in entry.nodes for value in node.outputs}
-    users: dict[str, list[str]] = {}
-    batched: list[str] = []
-    for name in shapes:
-        atoms = {atom for extent in analysis.labels[entry.name][name] for atom in extent.atoms()}
-        for atom in atoms & analysis.names.keys():
-            users.setdefault(analysis.names[atom], []).append(name)
-        if analysis.batch in atoms:
-            batched.append(name)
-    nodes = frozenset(node.name for node in entry.nodes)
-    return Traced(shapes, nodes, {axis: tuple(names) for axis, names in users.items()}, tuple(batched))
+    values = {name: parameter.value for name, parameter in graph.parameters.items() if name in read}
+    computed = (value for node in entry.nodes for value in node.outputs)
+    return values | {value.name: value for value in (*entry.inputs, *computed)}
 
 
 def what_if(graph: Graph, configuration: Configuration, batch: int | None = None, entry: str = "forward") -> Shapes:
     """Shapes of `apply(graph, configuration)`, at another batch if one is given. Raises ValueError as `apply` does."""
-    analysis, known = analyse(graph), traced(graph)[entry]
-    resize = Resize(analysis.labels[entry], analysis.kept_atoms(configuration), analysis.batch_at(batch))
-    changed = {name for axis in configuration.widths for name in known.users.get(axis, ())}
-    if batch is not None and batch != graph.batch:
-        changed.update(known.batched)
-    shapes = {**known.shapes, **{name: resize.shape_of(analysis.labels[entry][name]) for name in changed}}
+    analysis, known = analyse(graph), traces(graph)[entry]
+    resize = Resize({}, analysis.kept_atoms(configuration), analysis.batch_at(batch))
+    changed = [*resize.kept, *(resize.batch or ())[:1]]
+    sizes = [extent.size for extent in known.extents]
+    for place in {place for atom in changed for place in known.sized.get(atom, ())}:
+        sizes[place] = resize.size(known.extents[place])
+    names = {name for atom in changed for name in known.carriers.get(atom, ())}
+    shapes = {**known.shapes, **{name: tuple([sizes[place] for place in known.places[name]]) for name in names}}
     if not configuration.dropped:
         return Shapes(shapes, known.nodes)
-    nodes, values = alive(graph.entries[entry], replacements(graph, configuration))
-    return Shapes({name: shape for name, shape in shapes.items() if name in values}, nodes)
+    point = graph.entries[entry]
+    needed = alive(point, known.sources, replacements(graph, configuration))
+    nodes = [node for node in point.nodes if any(value.name in needed for value in node.outputs)]
+    needed |= {value.name for value in (*point.inputs, *(out for node in nodes for out in node.outputs))}
+    left = {name: shape for name, shape in shapes.items() if name in needed}
+    return Shapes(left, frozenset(node.name for node in nodes))
+
+
+def alive(entry: EntryPoint, sources: Mapping[str, tuple[str, ...]], replaced: Mapping[str, str]) -> set[str]:
+    """The values that the outputs depend on once some are replaced."""
+    found: set[str] = set()
+    waiting = [value.name for value in entry.outputs]
+    while waiting:
+        name = final(waiting.pop(), replaced)
+        if name not in found:
+            found.add(name)
+            waiting += sources.get(name, ())
+    return found
 
 
 @per_graph
@@ -96,20 +133,3 @@ def final(name: str, replaced: Mapping[str, str]) -> str:
     while name in replaced:
         name = replaced[name]
     return name
-
-
-def alive(entry: EntryPoint, replaced: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
-    """Nodes still needed, and values still read or computed (inputs always are)."""
-    nodes: set[str] = set()
-    values = {value.name for value in entry.inputs}
-    waiting = [final(value.name, replaced) for value in entry.outputs]
-    while waiting:
-        name = waiting.pop()
-        node = entry.producers.get(name)
-        if node is None:
-            values.add(name)
-        elif node.name not in nodes:
-            nodes.add(node.name)
-            values.update(value.name for value in node.outputs)
-            waiting += [final(value.name, replaced) for value in node.inputs]
-    return frozenset(nodes), frozenset(values)
