@@ -102,7 +102,10 @@ def _parts(size: int, step: int) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class _Grid:
-    """A product to cover with tiles: output pixels (a matrix is one pixel wide) by vectors of output channels."""
+    """A product to cover with tiles: output pixels (a matrix is one pixel wide) by vectors of output channels.
+
+    `stack` products run independently; `groups` share their output's rows.
+    """
 
     chip: CpuShape
     batch: int
@@ -110,6 +113,7 @@ class _Grid:
     width: int
     vectors: int
     groups: int
+    stack: int
     resident: bool
 
     def choose(self) -> tuple[Order, int, int]:
@@ -123,19 +127,19 @@ class _Grid:
         order, mr, nv = choice
         rows, columns = pixel_block(mr, self.height, self.width)
         panels, blocks = -(-self.vectors // nv) * self.groups, -(-self.height // rows) * self.batch
-        jobs = panels if order == "columns" else blocks
+        jobs = (panels if order == "columns" else blocks) * self.stack
         penalty = 1.05 if (order == "rows") != self.resident else 1.0
         return self._total(rows, columns, nv) * -(-jobs // self.chip.threads) / jobs * penalty
 
     def _total(self, rows: int, columns: int, nv: int) -> float:
         parts = itertools.product(_parts(self.height, rows), _parts(self.width, columns), _parts(self.vectors, nv))
         cycles = (a * b * c * step_cycles(self.chip, y * x, v) for (a, y), (b, x), (c, v) in parts)
-        return sum(cycles) * self.batch * self.groups
+        return sum(cycles) * self.batch * self.groups * self.stack
 
 
 def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1) -> Tile:
     """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B."""
-    return _tile(chip, (batch, m, 1), n, n * k * 4, 1)
+    return _tile(chip, (1, m, 1), n, n * k * 4, stack=batch)
 
 
 def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:
@@ -143,9 +147,21 @@ def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r:
     return _tile(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
 
 
-def _tile(chip: CpuShape, pixels: tuple[int, int, int], columns: int, weight_bytes: int, groups: int) -> Tile:
+def _tile(
+    chip: CpuShape, pixels: tuple[int, int, int], columns: int, weight_bytes: int, groups: int = 1, stack: int = 1
+) -> Tile:
     width = lanes(chip)
-    grid = _Grid(chip, *pixels, -(-columns // width), groups, weight_bytes <= chip.l2_bytes * _RESIDENT)
-    order, mr, nv = grid.choose()
-    prefetch = order == "columns" and 1 < math.prod(pixels) <= _STREAMING_ROWS and weight_bytes > chip.l2_bytes / 2
+    resident = weight_bytes <= chip.l2_bytes * _RESIDENT
+    order, mr, nv = _Grid(chip, *pixels, -(-columns // width), groups, stack, resident).choose()
+    prefetch = order == "columns" and 1 < math.prod(pixels) <= _STREAMING_ROWS and not resident
     return Tile(width, mr, nv * width, order, chip.threads, prefetch)
+
+
+def depthwise_tile(chip: CpuShape, batch: int, ho: int, wo: int) -> Tile:
+    """The tile for depthwise and other kernels on images that work one vector of channels at a time.
+
+    Eight sums hide the latency of multiply-adds on two pipes and leave room for a row of taps. Blocks of channels run
+    in parallel where the image has fewer than a dozen rows for each thread.
+    """
+    order: Order = "rows" if batch * ho >= 12 * chip.threads else "columns"
+    return Tile(lanes(chip), pixel_block(_PER_CYCLE * _LATENCY, 1, wo)[1], lanes(chip), order, chip.threads)
