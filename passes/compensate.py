@@ -118,14 +118,42 @@ class LayerTarget(Target):
 
 @dataclass(frozen=True)
 class BatchNormTarget(Target):
+    """Its outputs get the teacher's mean and variance per channel.
+
+    Where the teacher's statistics are those of its data that is the usual recalibration: the statistics of the new
+    inputs. Where they are not, or the calibration data are few, what is off in the teacher's cancels out.
+    """
+
     def repair(self, runs: Sequence[Alive], wanted: Sequence[Tensor], damping: float) -> Alive:
-        source, mean, var = (_value(self.node, name).name for name in ("input", "running_mean", "running_var"))
-        inputs = torch.cat([alive[source] for alive in runs[:-1] or runs]).transpose(0, 1).flatten(1).double()
-        like = runs[0][mean]
-        repaired = {mean: inputs.mean(1).to(like.dtype), var: inputs.var(1).to(like.dtype)}
-        new = _again(self.node, {**runs[-1], **repaired})
-        errors = [float(self.residual(alive, wanted[-1]).square().sum()) for alive in ({**runs[-1], **new}, runs[-1])]
-        return repaired if errors[0] < errors[1] else {}
+        given = arguments(self.node)
+        mean, var, gamma, beta = (_name(given[key]) for key in ("running_mean", "running_var", "weight", "bias"))
+        fit = runs[:-1] or runs
+        old, found = _moments([alive[self.node.inputs[0].name] for alive in fit])
+        kept = [output.index_select(1, self.kept) for output in wanted[: len(fit)]]
+        center, spread = _moments(kept)
+        scale = runs[0][gamma].double() if gamma else torch.ones_like(old)
+        shift = runs[0][beta].double() if beta else torch.zeros_like(old)
+        deviation = found * scale.abs() / spread
+        new_mean = old - (center - shift) / scale * deviation
+        eps = given["eps"]
+        assert isinstance(eps, float)
+        alive_channels = (found > 0) & (spread > 0) & (scale != 0) & (deviation.square() > eps)
+        repaired = {
+            name: torch.where(alive_channels, new.to(runs[0][name].dtype), runs[0][name])
+            for name, new in ((mean, new_mean), (var, deviation.square() - eps))
+            if name
+        }
+        return repaired if self._lowers_error(repaired, runs[-1], wanted[-1]) else {}
+
+    def _lowers_error(self, repaired: Alive, alive: Alive, wanted: Tensor) -> bool:
+        after = {**alive, **_again(self.node, {**alive, **repaired})}
+        return float(self.residual(after, wanted).square().sum()) < float(self.residual(alive, wanted).square().sum())
+
+
+def _moments(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel (dimension 1) over all the tensors, in float64."""
+    entries = torch.cat(list(tensors)).transpose(0, 1).flatten(1).double()
+    return entries.mean(1), entries.std(1)
 
 
 def _targets(graph: Graph, context: Context) -> list[Target]:
@@ -181,7 +209,5 @@ def _again(node: Node, alive: Alive) -> Alive:
         return execute(node, alive)
 
 
-def _value(node: Node, name: str) -> Value:
-    value = arguments(node)[name]
-    assert isinstance(value, Value)
-    return value
+def _name(argument: object) -> str | None:
+    return argument.name if isinstance(argument, Value) else None

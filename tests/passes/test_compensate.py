@@ -1,0 +1,205 @@
+"""Repair lowers the distance to the teacher, exactly as the least-squares formula says, and touches nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import ZOO, at_batch, image, outputs_of
+
+from chipfit.frontend.importer import import_model
+from chipfit.ir.apply import rebatch
+from chipfit.ir.axes import analyse
+from chipfit.ir.blocks import find_blocks
+from chipfit.ir.configuration import Configuration
+from chipfit.ir.emit import emit
+from chipfit.ir.graph import Graph
+from chipfit.passes.base import Context, Inputs, PassResult, PreconditionError
+from chipfit.passes.compensate import Compensate
+from chipfit.passes.importance import best, rank, readers
+from chipfit.passes.layers import layers
+from chipfit.passes.pipeline import Pipeline, parse
+from chipfit.passes.repair import masked_repair
+from chipfit.passes.statistics import Statistics
+
+EXAMPLES = 40
+
+
+@cache
+def imported(name: str) -> tuple[Graph, list[Inputs]]:
+    """The graph and different random examples of batch 1."""
+    model, inputs = ZOO[name]()
+    generator = torch.Generator().manual_seed(3)
+    joined = [
+        part if part.is_floating_point() else torch.randint(0, 64, part.shape, generator=generator)
+        for part in at_batch(inputs, EXAMPLES)
+    ]
+    if name == "bert":
+        joined[1] = torch.ones_like(joined[1])
+    return import_model(model, inputs), list(zip(*(part.split(1) for part in joined), strict=True))
+
+
+def narrowed(graph: Graph, calibration: list[Inputs], share: float, kinds: set[str]) -> Configuration:
+    statistics = Statistics(graph, calibration)
+    axes = [a for a in analyse(graph).axes.values() if a.state == "exact" and a.kind in kinds and a.size > 2]
+    return Configuration({a.name: best(rank(statistics, a), max(1, round(a.size * share))) for a in axes})
+
+
+@torch.no_grad()
+def distance(graph: Graph, teacher: Graph, inputs: Inputs) -> float:
+    """Squared distance of the outputs at the whole batch, relative to that of the teacher's."""
+    size = len(inputs[0])
+    ours, theirs = (outputs_of(emit(rebatch(each, size))(*inputs))[0] for each in (graph, teacher))
+    return float((ours - theirs).square().sum() / theirs.square().sum())
+
+
+def joined(calibration: list[Inputs]) -> Inputs:
+    return tuple(torch.cat(parts) for parts in zip(*calibration, strict=True))
+
+
+def compensated(
+    spec: str, name: str, kinds: set[str], share: float = 0.6
+) -> tuple[Graph, PassResult, PassResult, Inputs]:
+    graph, calibration = imported(name)
+    context = Context(graph, narrowed(graph, calibration[:30], share, kinds), calibration[:30])
+    before = parse(spec).run(graph, context)
+    after = Pipeline((*parse(spec).passes, Compensate())).run(graph, context)
+    return graph, before, after, joined(calibration[30:])
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("llama", {"ffn"}),
+        ("llama", {"head-dim"}),
+        ("bert", {"ffn", "heads"}),
+        ("gpt2", {"ffn", "hidden"}),
+        ("packed-split", {"ffn"}),
+        ("resnet", {"channels"}),
+        ("mobilenet", {"channels"}),
+        ("resnext", {"channels"}),
+        ("densenet", {"channels"}),
+    ],
+)
+def test_unseen_examples_come_closer_to_the_teacher(name: str, kinds: set[str]) -> None:
+    graph, before, after, unseen = compensated("prune-axes", name, kinds)
+    assert after.modified
+    assert after.graph.forward == before.graph.forward
+    assert distance(after.graph, graph, unseen) < 0.9 * distance(before.graph, graph, unseen)
+
+
+def test_folded_graphs_are_repaired_too() -> None:
+    graph, before, after, unseen = compensated("fold-batch-norm,prune-axes", "resnet", {"channels"})
+    assert not any(node.kind == "batch_norm" for node in after.graph.forward.nodes)
+    assert distance(after.graph, graph, unseen) < 0.9 * distance(before.graph, graph, unseen)
+
+
+def test_dropped_blocks_recalibrate_batch_norms() -> None:
+    graph, calibration = imported("resnet")
+    block = next(name for name, found in find_blocks(graph).items() if found.kind != "layer")
+    context = Context(graph, Configuration(dropped=frozenset({block})), calibration[:30])
+    before = parse("drop-blocks").run(graph, context).graph
+    after = parse("drop-blocks,compensate").run(graph, context).graph
+    changed = {name for name in after.state if after.state[name] is not before.state[name]}
+    assert changed
+    assert all("running_" in name for name in changed)
+    unseen = joined(calibration[30:])
+    assert distance(after, graph, unseen) < distance(before, graph, unseen)
+
+
+def test_redundant_channels_are_repaired_exactly() -> None:
+    """Every hidden unit twice: with one of each pair gone the other can do the work of both."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[0].weight[4:], model[0].bias[4:] = model[0].weight[:4].clone(), model[0].bias[:4].clone()
+    graph = import_model(model, (torch.randn(2, 6),))
+    calibration = [(row,) for row in torch.randn(60, 6).split(1)]
+    context = Context(graph, Configuration({"0.weight:0": (0, 1, 2, 3)}), calibration)
+    result = parse("prune-axes,compensate{damping=1e-9,samples=60}").run(graph, context)
+    expected = model[2].weight[:, :4] + model[2].weight[:, 4:]
+    torch.testing.assert_close(result.graph.state["2.weight"], expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.graph.state["2.bias"], model[2].bias.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_useless_repairs_are_left_out() -> None:
+    """Targets on the judging examples contradict the fitted ones, so nothing may change."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+        model[0].bias.zero_()
+    graph = import_model(model, (torch.randn(2, 4),))
+    fit, judge = torch.tensor([[1.0, 0, 0, 1]]), torch.tensor([[1.0, 0, 0, -1]])  # the fourth unit is off in the last
+    calibration = [(fit,)] * 8 + [(judge,)] * 2
+    context = Context(graph, Configuration({"0.weight:0": (0, 1, 2)}), calibration)
+    result = parse("prune-axes,compensate").run(graph, context)
+    torch.testing.assert_close(result.graph.state["2.weight"], model[2].weight[:, :3].detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "lstm", "two-inputs"])
+def test_unpruned_graph_is_not_modified(name: str) -> None:
+    graph, calibration = imported(name)
+    result = parse("compensate").run(graph, Context(graph, calibration=calibration))
+    assert not result.modified
+    assert all(result.graph.state[key] is tensor for key, tensor in graph.state.items())
+
+
+def test_repair_needs_data_and_a_pruned_graph() -> None:
+    graph, calibration = imported("two-inputs")
+    with pytest.raises(PreconditionError) as error:
+        parse("compensate").run(graph, Context(graph))
+    assert str(error.value) == (
+        "Pass compensate can't run (run before it: no other pass): "
+        "it needs calibration data; give some inputs with --data."
+    )
+    cut = Configuration({"mix.weight:0": (0, 1)})
+    pruned = parse("prune-axes").run(graph, Context(graph, cut)).graph
+    assert parse("compensate").run(pruned, Context(graph, cut, calibration)).modified
+
+
+@pytest.mark.parametrize("name", ["llama", "resnet", "mobilenet", "resnext", "packed-split"])
+def test_masked_repair_is_the_repair_of_one_axis(name: str) -> None:
+    """From the Gram matrices of the full graph the same weights as from the pruned graph's own activations."""
+    graph, calibration = imported(name)
+    statistics = Statistics(graph, calibration, parts=5)
+    axis = next(a for a in analyse(graph).axes.values() if a.state == "exact" and readers(statistics, a) and a.size > 4)
+    kept = best(rank(statistics, axis), axis.size - 2)
+    grams = statistics.grams(layer.node.name for layer in readers(statistics, axis))
+    for layer in readers(statistics, axis):
+        found = masked_repair(statistics, layer, grams, axis, kept, 0.01)
+        weight = found[layer.weight]
+        assert weight.shape == graph.state[layer.weight].shape
+        rows = torch.cat([r for layer_, r in statistics._inputs([layer.node.name])], 1).double()
+        gone = torch.from_numpy(np.flatnonzero(layer.matrix(weight).abs().sum((0, 1)).numpy() == 0))
+        left = rows.clone()
+        left[..., gone] = 0
+        before = layer.matrix(graph.state[layer.weight]).double()
+        bias = found[layer.bias] - graph.state[layer.bias] if layer.bias else torch.zeros(1)
+        repaired = left @ layer.matrix(weight).double().mT + bias.double().reshape(len(before), 1, -1)
+        wanted, cut = rows @ before.mT, left @ before.mT
+        assert (repaired - wanted).square().sum() < (cut - wanted).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(6, 4, 3, stride=2, padding=1), (2, 6, 9, 8)),
+        (nn.Conv2d(6, 4, (3, 2), padding="same", dilation=2), (2, 6, 9, 8)),
+        (nn.Conv2d(6, 4, 3, padding="valid", groups=2), (2, 6, 9, 8)),
+        (nn.Conv1d(6, 4, 5, stride=3, padding=2, groups=2), (2, 6, 17)),
+        (nn.Linear(6, 4), (2, 5, 6)),
+    ],
+)
+def test_rows_times_matrix_is_the_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    tensor = image(shape)
+    graph = import_model(nn.Sequential(layer), (tensor,))
+    (found,) = layers(graph).values()
+    weight = graph.state[found.weight]
+    product = found.rows(tensor) @ found.matrix(weight).mT
+    bias: Tensor = graph.state["0.bias"]
+    expected = found.output_rows(layer(tensor)) - bias.reshape(found.groups, 1, -1)
+    torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.weight_of(found.matrix(weight), weight), weight, rtol=0, atol=0)
