@@ -236,23 +236,32 @@ class Planner:
     def built(self, name: str) -> Iterator[Kernel]:
         nodes = tuple(sorted(self.group[name], key=lambda node: self.position[node.name]))
         anchor = next(node for node in nodes if node.name == name)
-        made = {value.name for node in nodes for value in node.outputs}
-        inputs = tuple(dict.fromkeys(v for node in nodes for v in node.inputs if v.name not in made))
         if anchor.kind == ATTENTION:
-            yield from attention_kernels(anchor, nodes, inputs)
+            yield from attention_kernels(anchor, nodes)
             return
         members = {kind_of(node) for node in nodes}
-        kind = kind_of(anchor) if kind_of(anchor) != "move" or "pointwise" not in members else "pointwise"
-        yield Kernel(kind, anchor, nodes, inputs, nodes[-1].outputs)
+        mixed = kind_of(anchor) == "move" and "pointwise" in members
+        yield kernel_of("pointwise" if mixed else kind_of(anchor), anchor, nodes)
 
 
-def attention_kernels(anchor: Node, nodes: tuple[Node, ...], inputs: tuple[Value, ...]) -> Iterator[Kernel]:
+def kernel_of(kind: str, anchor: Node, nodes: tuple[Node, ...]) -> Kernel:
+    """The kernel of some nodes in order; only the last one's outputs are read from outside."""
+    return Kernel(kind, anchor, nodes, outside(nodes), nodes[-1].outputs)
+
+
+def outside(nodes: Sequence[Node]) -> tuple[Value, ...]:
+    """What nodes read and do not compute, in order, once each."""
+    made = {value.name for node in nodes for value in node.outputs}
+    return tuple(dict.fromkeys(value for node in nodes for value in node.inputs if value.name not in made))
+
+
+def attention_kernels(anchor: Node, nodes: tuple[Node, ...]) -> Iterator[Kernel]:
     """softmax(scale * Q K^T + mask) V as a matmul, a softmax and a matmul."""
     query, key = anchor.inputs[0], anchor.inputs[1]
     square = TensorType((*query.shape[:-1], key.shape[-2]), query.type.dtype)
     scores, weights = (Value(f"{anchor.name}.{part}", square) for part in ATTENTION_PARTS[:2])
     roots = [origin(value, nodes) for value in anchor.inputs]
-    masks = tuple(value for value in inputs if value not in roots[:3])
+    masks = tuple(value for value in outside(nodes) if value not in roots[:3])
     yield Kernel("matmul", anchor, nodes, (roots[0], roots[1]), (scores,), "scores")
     yield Kernel("reduce", anchor, nodes, (scores, *masks), (weights,), "weights")
     yield Kernel("matmul", anchor, nodes, (weights, roots[2]), nodes[-1].outputs, "values")

@@ -1,0 +1,142 @@
+"""From a program to a shared library: one Relax function that calls our kernels and TVM's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from chipfit.codegen.conv import build_conv
+from chipfit.codegen.depthwise import build_depthwise
+from chipfit.codegen.images import build_pack_image, build_unpack_image
+from chipfit.codegen.matmul import build_matmul
+from chipfit.codegen.pointwise import build_pointwise
+from chipfit.codegen.pool import build_global_pool, build_pool
+from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor
+from chipfit.codegen.rows import build_norm, build_softmax
+from chipfit.codegen.schedule import OURS, schedule_stock
+from chipfit.codegen.spec import (
+    ConvSpec,
+    DepthwiseSpec,
+    GlobalPoolSpec,
+    MatmulSpec,
+    NormSpec,
+    PackImageSpec,
+    PointwiseSpec,
+    PoolSpec,
+    Shape,
+    SoftmaxSpec,
+    UnpackImageSpec,
+)
+from chipfit.codegen.stock import normalised, relax_function
+
+OPAQUE = 8  # relax's OpPatternKind: never fused with its neighbours
+BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
+    {
+        ConvSpec: build_conv,
+        DepthwiseSpec: build_depthwise,
+        GlobalPoolSpec: build_global_pool,
+        MatmulSpec: build_matmul,
+        NormSpec: build_norm,
+        PackImageSpec: build_pack_image,
+        PointwiseSpec: build_pointwise,
+        PoolSpec: build_pool,
+        SoftmaxSpec: build_softmax,
+        UnpackImageSpec: build_unpack_image,
+    }
+)
+
+
+def build_library(program: Program, target: Any, lanes: int, path: Path) -> None:
+    """Writes the shared library. `target` is TVM's."""
+    module = optimised(Linker(program).link(), target, lanes)
+    with tvm.transform.PassContext(opt_level=3):
+        executable = tvm.compile(module, target=target, relax_pipeline="default_build")
+    executable.export_library(str(path))
+
+
+def optimised(module: Any, target: Any, lanes: int) -> Any:
+    """Stock ops as scheduled functions, all inlined into one Relax function."""
+    steps = relax.transform
+    fuse = [steps.LegalizeOps(), steps.AnnotateTIROpPattern(), steps.FoldConstant(), steps.FuseOps(), steps.FuseTIR()]
+    tidy = [steps.InlinePrivateFunctions(), steps.CanonicalizeBindings(), steps.DeadCodeElimination(["main"])]
+    with target:
+        return schedule_stock(tvm.transform.Sequential([*fuse, *tidy])(module), lanes)
+
+
+class Linker:
+    """Emits the calls of a program; equal kernels become one function."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.builder = relax.BlockBuilder()
+        self.functions: dict[Any, Any] = {}
+        self.variables: dict[str, Any] = {}
+        self.stored: dict[str, Shape] = {}
+
+    def link(self) -> Any:
+        arguments = (*self.program.inputs, *(weight.tensor for weight in self.program.weights))
+        parameters = [relax.Var(f"p{index}", type_of(tensor)) for index, tensor in enumerate(arguments)]
+        for tensor, variable in zip(arguments, parameters, strict=True):
+            self.define(tensor, variable)
+        with self.builder.function("main", parameters):
+            with self.builder.dataflow():
+                for call in self.program.calls:
+                    self.emit(call)
+                outputs = [self.variables[tensor.name] for tensor in self.program.outputs]
+                result = self.builder.emit_output(relax.Tuple(outputs))
+            self.builder.emit_func_output(result)
+        return self.builder.finalize()
+
+    def define(self, tensor: Tensor, variable: Any) -> None:
+        self.variables[tensor.name] = variable
+        self.stored[tensor.name] = tensor.shape
+
+    def emit(self, call: Call) -> None:
+        if isinstance(call.kernel, Generated):
+            self.emit_generated(call, call.kernel)
+        else:
+            self.emit_stock(call, call.kernel)
+
+    def emit_generated(self, call: Call, kernel: Generated) -> None:
+        (result,) = call.results
+        arguments = [self.variables[tensor.name] for tensor in call.arguments]
+        shapes = (*(self.stored[tensor.name] for tensor in call.arguments), result.shape)
+        function = self.generated(kernel, shapes)
+        self.define(result, self.builder.emit(relax.call_tir(function, arguments, out_ty=type_of(result))))
+
+    def generated(self, kernel: Generated, shapes: tuple[Shape, ...]) -> Any:
+        key = (repr(kernel), shapes)
+        if key not in self.functions:
+            name = f"{type(kernel.spec).__name__.removesuffix('Spec').lower()}_{len(self.functions)}"
+            function = BUILDERS[type(kernel.spec)](kernel.spec, kernel.tile, name, shapes)
+            function = function.without_attr("global_symbol").with_attrs({"op_pattern": OPAQUE, OURS: True})
+            self.functions[key] = self.builder.add_func(function, name)
+        return self.functions[key]
+
+    def emit_stock(self, call: Call, stock: Stock) -> None:
+        arguments = [self.shaped(tensor) for tensor in call.arguments]
+        results = self.builder.emit(relax.Call(self.stock(stock), arguments))
+        for index, tensor in enumerate(call.results):
+            self.define(tensor, self.builder.emit(relax.TupleGetItem(results, index)))
+
+    def stock(self, stock: Stock) -> Any:
+        key = normalised(stock)
+        if key not in self.functions:
+            name = f"stock_{len(self.functions)}"
+            self.functions[key] = self.builder.add_func(relax_function(key), name)
+        return self.functions[key]
+
+    def shaped(self, tensor: Tensor) -> Any:
+        variable = self.variables[tensor.name]
+        if self.stored[tensor.name] == tensor.shape:
+            return variable
+        return self.builder.emit(relax.op.reshape(variable, tensor.shape))
+
+
+def type_of(tensor: Tensor) -> Any:
+    return relax.TensorType(tensor.shape, tensor.dtype)

@@ -1,0 +1,186 @@
+"""Linear layers, products of activations and attention as specs of the matmul kernel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from chipfit.codegen.program import Tensor
+from chipfit.codegen.spec import MatmulSpec, Operand, SoftmaxSpec, View, round_up
+from chipfit.codegen.steps import Steps
+from chipfit.codegen.views import Strided, Unsupported, strided
+from chipfit.ir.fusion import Kernel
+from chipfit.ir.graph import Node, Value
+from chipfit.targets.tiles import matmul_tile
+
+if TYPE_CHECKING:
+    from chipfit.codegen.lower import Lowering
+
+
+def lower(low: Lowering, kernel: Kernel) -> None:
+    """One matmul or one part of an attention. Raises Unsupported."""
+    if kernel.part == "scores":
+        lower_scores(low, kernel)
+    elif kernel.part == "values":
+        lower_values(low, kernel)
+    else:
+        lower_product(low, kernel)
+
+
+def lower_product(low: Lowering, kernel: Kernel) -> None:
+    anchor = kernel.anchor
+    a, b, bias = factors(anchor)
+    if low.is_fixed(b) and len(b.shape) == 2:
+        lower_linear(low, kernel, a, b, bias)
+    else:
+        lower_batched(low, kernel, a, b)
+
+
+def factors(node: Node) -> tuple[Value, Value, Value | None]:
+    """A, B and the bias of A @ B + bias (of A @ B^T for a linear layer)."""
+    values = node.inputs
+    if node.kind == "addmm":
+        if node.kwargs:
+            raise Unsupported("addmm with factors")
+        return values[1], values[2], values[0]
+    return values[0], values[1], values[2] if len(values) > 2 else None
+
+
+def lower_linear(low: Lowering, kernel: Kernel, a: Value, b: Value, bias: Value | None) -> None:
+    transposed = kernel.anchor.kind == "linear"
+    n, k = b.shape if transposed else b.shape[::-1]
+    m = math.prod(a.shape) // k
+    steps = collected(low, kernel, (m, n), bias)
+    spec = MatmulSpec(1, m, n, k, "packed", transposed, epilogue=steps.epilogue)
+    tile = matmul_tile(low.cpu, m, n, k)
+    packing = spec.arguments(tile)[1].packing
+    weight = low.weight(b, packing, round_up(n, tile.lanes) * k)
+    low.emit_dense(kernel.output, spec, tile, [low.dense(a, kernel.nodes), weight, *operands(low, steps)])
+
+
+def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
+    if min(len(a.shape), len(b.shape)) < 2:
+        raise Unsupported("a vector")
+    a_view, a_tensor, stack = matrices(low, kernel, a)
+    b_view, b_tensor, transposed, b_stack = right_factor(low, kernel, b)
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    if stack != b_stack or a.shape[:-2] != b.shape[:-2]:
+        raise Unsupported("matmul that broadcasts")
+    steps = collected(low, kernel, (stack, m, n), None)
+    views = {"a_view": a_view, "b_view": b_view}
+    spec = MatmulSpec(stack, m, n, k, "activation", transposed, epilogue=steps.epilogue, **views)
+    tile = matmul_tile(low.cpu, m, n, k, stack)
+    low.emit_dense(kernel.output, spec, tile, [a_tensor, b_tensor, *operands(low, steps)])
+
+
+def matrices(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Tensor, int]:
+    """The last two dimensions of a value as matrices in the tensor that it is a view of."""
+    try:
+        source = strided(value, kernel.nodes)
+        view, stack = source.matrices()
+        if source.share == 1:
+            return view, low.dense(source.root), stack
+    except Unsupported:
+        pass  # it has to be copied into place
+    view, stack = plain(value).matrices()
+    return view, low.dense(value, kernel.nodes), stack
+
+
+def plain(value: Value) -> Strided:
+    return strided(value, ())
+
+
+def right_factor(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Tensor, bool, int]:
+    """B of (k, n), which the kernel takes by rows, or transposed by columns."""
+    view, tensor, stack = matrices(low, kernel, value)
+    if view.column == 1:
+        return view, tensor, False, stack
+    if view.row == 1:
+        return replace(view, row=view.column, column=1), tensor, True, stack
+    raise Unsupported("a factor strided in both dimensions")
+
+
+def lower_scores(low: Lowering, kernel: Kernel) -> None:
+    """Q K^T, with the heads of K that several heads of Q share read where they are."""
+    query, key = kernel.anchor.inputs[:2]
+    a_view, a_tensor, stack = matrices(low, kernel, query)
+    b_view, b_tensor, share = shared_heads(low, kernel, key)
+    m, k, n = query.shape[-2], query.shape[-1], key.shape[-2]
+    spec = MatmulSpec(stack, m, n, k, "activation", True, share, a_view=a_view, b_view=b_view)
+    low.emit_dense(kernel.output, spec, matmul_tile(low.cpu, m, n, k, stack), [a_tensor, b_tensor])
+
+
+def lower_values(low: Lowering, kernel: Kernel) -> None:
+    """The weighted sum of V, written with the heads side by side where the graph merges them next."""
+    scores, value = kernel.inputs[0], kernel.anchor.inputs[2]
+    b_view, b_tensor, share = shared_heads(low, kernel, value)
+    stack, (m, k), n = math.prod(scores.shape[:-2]), scores.shape[-2:], value.shape[-1]
+    heads = scores.shape[1]
+    c_view = None
+    if kernel.output.name != kernel.anchor.name:
+        c_view = View(kernel.output.shape, heads * n, n, heads, m * heads * n)
+    spec = MatmulSpec(stack, m, n, k, "activation", False, share, b_view=b_view, c_view=c_view)
+    tile = matmul_tile(low.cpu, m, n, k, stack)
+    low.emit_dense(kernel.output, spec, tile, [low.dense(scores), b_tensor])
+
+
+def shared_heads(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Tensor, int]:
+    """Keys or values (batch, heads, rows, width) and how many query heads in a row use each of their heads."""
+    grouped = kernel.anchor.inputs[0].shape[1] // value.shape[1]
+    try:
+        source = strided(value, kernel.nodes)
+        view, _ = source.matrices()
+        if view.column == 1:
+            return view, low.dense(source.root), grouped * source.share
+    except Unsupported:
+        pass  # it has to be copied into place
+    view, _ = plain(value).matrices()
+    return view, low.dense(value, kernel.nodes), grouped
+
+
+def lower_weights(low: Lowering, kernel: Kernel) -> None:
+    """softmax(scale * scores + mask)."""
+    anchor, scores = kernel.anchor, kernel.inputs[0]
+    settings = dict(anchor.kwargs)
+    given = [*anchor.args[3:], *(None,) * 3][:3]
+    mask = settings.get("attn_mask", given[0])
+    causal = settings.get("is_causal", given[2])
+    scale = settings.get("scale")
+    if settings.get("dropout_p", given[1]) or (mask is not None and not isinstance(mask, Value)):
+        raise Unsupported("attention with dropout")
+    factor = 1 / math.sqrt(anchor.inputs[0].shape[-1]) if scale is None else float(scale)  # type: ignore[arg-type]
+    tensors = [low.dense(scores)]
+    shape = None
+    if causal or mask is not None:
+        table = low.causal_mask(*scores.shape[-2:]) if causal else low.additive_mask(mask, kernel)
+        tensors.append(table)
+        shape = table.shape
+    low.emit_dense(kernel.output, SoftmaxSpec(scores.shape, factor, shape), low.plain_tile, tensors)
+
+
+def collected(low: Lowering, kernel: Kernel, shape: tuple[int, ...], bias: Value | None) -> Steps:
+    """The epilogue of a product of `shape`, (m, n) or (batch, m, n)."""
+    logical = (1,) * (3 - len(shape)) + shape
+    steps = Steps(lambda value: operand(value, logical), kernel.anchor.name)
+    if bias is not None:
+        steps.add_bias(bias, operand(bias, logical))
+    for node in kernel.nodes[kernel.nodes.index(kernel.anchor) + 1 :]:
+        steps.add(node)
+    return steps
+
+
+def operand(value: Value, logical: tuple[int, ...]) -> Operand:
+    """A value beside a (batch, m, n) product: a number, a row, or the whole."""
+    size = math.prod(value.shape)
+    if size == math.prod(logical):
+        return Operand(logical)
+    if size == 1:
+        return Operand((1,))
+    if value.shape[-1] == size == logical[-1]:
+        return Operand((size,))
+    raise Unsupported(f"an operand of shape {value.shape} beside {logical}")
+
+
+def operands(low: Lowering, steps: Steps) -> list[Tensor]:
+    return [low.dense(value) for value in steps.values]

@@ -1,0 +1,102 @@
+"""Softmax, norms and pointwise groups as specs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from chipfit.codegen import lower_images, lower_matmuls
+from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, Shape, SoftmaxSpec
+from chipfit.codegen.steps import Steps
+from chipfit.codegen.views import Unsupported
+from chipfit.ir.fusion import Kernel
+from chipfit.ir.graph import Node, Value
+
+if TYPE_CHECKING:
+    from chipfit.codegen.lower import Lowering
+
+
+def lower_reduce(low: Lowering, kernel: Kernel) -> None:
+    node = kernel.anchor
+    if kernel.part:
+        lower_matmuls.lower_weights(low, kernel)
+    elif lower_images.pools_globally(node) and len(kernel.nodes) == 1:
+        lower_images.lower_global_pool(low, kernel, "avg" if node.kind == "mean" else "max")
+    elif node.kind in ("softmax", "log_softmax"):
+        lower_softmax(low, kernel)
+    elif node.kind == "layer_norm":
+        lower_layer_norm(low, kernel)
+    elif node.kind == "mean" and len(kernel.nodes) > 1:
+        lower_rms_norm(low, kernel)
+    else:
+        raise Unsupported(node.op)
+
+
+def lower_softmax(low: Lowering, kernel: Kernel) -> None:
+    node = kernel.anchor
+    source = node.inputs[0]
+    if node.args[1] not in (-1, len(source.shape) - 1) or source.type.dtype != torch.float32:
+        raise Unsupported("a softmax over other than the last axis, or with a cast")
+    spec = SoftmaxSpec(source.shape, log=node.kind == "log_softmax")
+    low.emit_dense(kernel.output, spec, low.plain_tile, [low.dense(source)])
+
+
+def lower_layer_norm(low: Lowering, kernel: Kernel) -> None:
+    node = kernel.anchor
+    source, axes = node.inputs[0], node.args[1]
+    settings = dict(zip(("weight", "bias", "eps"), (*node.args[2:5], *(None,) * 3), strict=False)) | dict(node.kwargs)
+    weight, bias = settings["weight"], settings["bias"]
+    eps = 1e-5 if settings["eps"] is None else float(settings["eps"])  # type: ignore[arg-type]
+    if not isinstance(axes, tuple) or len(axes) != 1 or (bias is not None and weight is None):
+        raise Unsupported("a layer norm over several axes, or with a bias alone")
+    affine = [value for value in (weight, bias) if isinstance(value, Value)]
+    lower_norm(low, kernel, "layer", source, affine, eps, node)
+
+
+def lower_rms_norm(low: Lowering, kernel: Kernel) -> None:
+    """The nodes that the fusion plan recognised: square, mean, add, rsqrt, mul and perhaps the weight's mul."""
+    square, _, add, _, scaled, *rest = kernel.nodes
+    source = square.inputs[0]
+    last, affine = scaled, []
+    if rest and rest[0].kind == "mul":
+        others = [value for value in rest[0].inputs if value.name != scaled.name]
+        if others and low.is_fixed(others[0]) and others[0].shape == source.shape[-1:]:
+            last, affine = rest[0], others
+    eps = next(float(argument) for argument in add.args if isinstance(argument, int | float))
+    lower_norm(low, kernel, "rms", source, affine, eps, last)
+
+
+def lower_norm(
+    low: Lowering, kernel: Kernel, kind: str, source: Value, affine: list[Value], eps: float, last: Node
+) -> None:
+    """A norm whose own nodes end with `last`; what follows is its epilogue."""
+    width = source.shape[-1]
+    rows = math.prod(source.shape) // width
+    steps = Steps(lambda value: row_operand(value, (rows, width)), last.name)
+    for node in kernel.nodes[kernel.nodes.index(last) + 1 :]:
+        steps.add(node)
+    settings = (rows, width, eps, bool(affine), len(affine) > 1, steps.epilogue)
+    spec = NormSpec(kind, *settings)  # type: ignore[arg-type]
+    tensors = [low.dense(value) for value in (source, *affine, *steps.values)]
+    low.emit_dense(kernel.output, spec, low.plain_tile, tensors)
+
+
+def row_operand(value: Value, logical: Shape) -> Operand:
+    """A value beside a (rows, width) norm: a number, a row, or the whole."""
+    size = math.prod(value.shape)
+    if size not in (1, math.prod(logical)) and not size == value.shape[-1] == logical[-1]:
+        raise Unsupported(f"an operand of shape {value.shape} beside {logical}")
+    return Operand(logical if size == math.prod(logical) else (size,))
+
+
+def lower_pointwise(low: Lowering, kernel: Kernel) -> None:
+    if lower_images.reads_image(low, kernel):
+        lower_images.lower_pointwise(low, kernel)
+        return
+    steps = Steps(lambda value: Operand(value.shape))
+    for node in kernel.nodes:
+        steps.add(node)
+    spec = PointwiseSpec(kernel.output.shape, steps.epilogue)
+    low.emit_dense(kernel.output, spec, low.plain_tile, [low.dense(value) for value in steps.values])

@@ -1,0 +1,64 @@
+"""A lowered entry point as plain data: calls of kernels on named tensors, before any TVM object exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chipfit.codegen.spec import KernelSpec, Packing, Shape
+from chipfit.ir.graph import Node, Value
+from chipfit.targets.tiles import Tile
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A dense array in memory; `dtype` is numpy's name of it."""
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """An argument of the library that never changes: a parameter or a constant, packed for one kind of kernel."""
+
+    tensor: Tensor
+    source: str
+    packing: Packing | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One of our kernels at a tile."""
+
+    spec: KernelSpec
+    tile: Tile
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Nodes left to TVM's own lowering; `inputs` are the values that the call's arguments stand for, in order."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel run: `name` is the value that it computes."""
+
+    name: str
+    kernel: Generated | Stock
+    arguments: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What becomes a library. An output may be stored under another shape of the same size."""
+
+    inputs: tuple[Tensor, ...]
+    weights: tuple[Weight, ...]
+    calls: tuple[Call, ...]
+    outputs: tuple[Tensor, ...]

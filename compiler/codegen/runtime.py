@@ -1,0 +1,189 @@
+"""Run a compiled library: numpy and TVM's runtime alone, neither torch nor the compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+from chipfit.codegen.packing import pack
+from chipfit.errors import UserError
+
+LIBRARY, RECORD, CONSTANTS = "library.so", "library.json", "constants.safetensors"
+CPU, POOLED = 1, 2  # DLPack's kDLCPU, the VM's pooling allocator
+ALIGNMENT = 64  # bytes, as TVM's own allocations
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An input or output as the caller sees it; `dtype` is numpy's name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Library:
+    """A compiled model: `library(*arrays)` gives a tuple of arrays. One call at a time."""
+
+    def __init__(self, module: Any, record: Mapping[str, Any], weights: Sequence[Array], threads: int) -> None:
+        self.inputs = tuple(slot(entry) for entry in record["inputs"])
+        self.outputs = tuple(slot(entry) for entry in record["outputs"])
+        self.threads = threads
+        self._machine = module["vm_load_executable"]()
+        self._machine["vm_initialization"](CPU, 0, POOLED)
+        self._buffers = tuple(aligned(np.zeros(entry.shape, entry.dtype)) for entry in self.inputs)
+        self._weights = tuple(aligned(weight) for weight in weights)
+        tensors = [ffi().from_dlpack(array) for array in (*self._buffers, *self._weights)]
+        self._machine["save_function"]("main", "bound", 1, *tensors)
+        self._run = self._machine["bound"]
+
+    @staticmethod
+    def load(folder: Path, weights: Path | Mapping[str, Array], threads: int | None = None) -> Library:
+        """The library in `folder` with its weights, a safetensors file or arrays by their PyTorch names.
+
+        `threads` is by default what the library was compiled for. Raises UserError if a file is missing or damaged,
+        or if the weights are not those of the model that was compiled.
+        """
+        record = read_record(folder)
+        given = weights if isinstance(weights, Mapping) else read_tensors(weights)
+        constants = read_tensors(folder / CONSTANTS)
+        packed = [prepared(entry, given, constants) for entry in record["weights"]]
+        count = record["threads"] if threads is None else threads
+        start_threads(count)
+        return Library(ffi().load_module(str(folder / LIBRARY)), record, packed, count)
+
+    def __call__(self, *arrays: npt.ArrayLike) -> tuple[Array, ...]:
+        """Raises UserError if the inputs differ in number or shape from those that the library was compiled for."""
+        if len(arrays) != len(self.inputs):
+            raise UserError(f"This library takes {len(self.inputs)} inputs, not {len(arrays)}; pass exactly those.")
+        for entry, buffer, array in zip(self.inputs, self._buffers, arrays, strict=True):
+            np.copyto(buffer, checked(entry, np.asarray(array)), casting="same_kind")
+        results = self._run()
+        pairs = zip(self.outputs, results, strict=True)
+        return tuple(np.from_dlpack(result).reshape(entry.shape) for entry, result in pairs)
+
+    def kernel_times(self, repeats: int = 10) -> list[tuple[str, float]]:
+        """(kernel, milliseconds) in the order of execution, the least of some runs on the last inputs."""
+        runs = [self._timed() for _ in range(repeats)]
+        names = [name for name, _ in runs[0]]
+        return [(name, min(run[index][1] for run in runs)) for index, name in enumerate(names)]
+
+    def _timed(self) -> list[tuple[str, float]]:
+        times: list[tuple[str, float]] = []
+        started = 0.0
+
+        def watch(_function: Any, name: str, before: bool, *_: Any) -> int:
+            nonlocal started
+            if before:
+                started = perf_counter()
+            elif not name.startswith("vm.builtin"):
+                times.append((name, 1e3 * (perf_counter() - started)))
+            return 0
+
+        self._machine["set_instrument"](ffi().convert(watch))
+        try:
+            self._run()
+        finally:
+            self._machine["set_instrument"](None)
+        return times
+
+
+def slot(entry: Mapping[str, Any]) -> Slot:
+    return Slot(entry["name"], tuple(entry["shape"]), entry["dtype"])
+
+
+def checked(entry: Slot, array: Array) -> Array:
+    if array.shape != entry.shape:
+        raise UserError(f"Input {entry.name} has shape {array.shape}, but the library takes {entry.shape}.")
+    if not np.can_cast(array.dtype, entry.dtype, "same_kind"):
+        raise UserError(f"Input {entry.name} is {array.dtype}, but the library takes {entry.dtype}.")
+    return array
+
+
+def prepared(entry: Mapping[str, Any], weights: Mapping[str, Array], constants: Mapping[str, Array]) -> Array:
+    """One weight argument: found under its name, checked and packed."""
+    source, shape = entry["source"], tuple(entry["source_shape"])
+    tensor = constants.get(source, weights.get(source))
+    if tensor is None:
+        raise UserError(f"The weights have no tensor {source}; use the weights that this library was compiled with.")
+    if tensor.shape != shape or tensor.dtype.name != entry["dtype"]:
+        found = f"{tensor.dtype.name} {tensor.shape}"
+        raise UserError(f"Weight {source} is {found}, but the library was compiled for {entry['dtype']} {shape}.")
+    packing = entry["packing"]
+    return pack(packing["kind"], packing["params"], tensor) if packing else tensor
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no readable {RECORD} ({error}); compile the model again.") from error
+    return record
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own type, which it does not export
+        raise UserError(f"{path} is no readable safetensors file ({error}); write or compile it again.") from error
+
+
+def aligned(array: Array) -> Array:
+    """A C-contiguous copy that starts where vectors do, or the array itself if it already does."""
+    if array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return copy
+
+
+@cache
+def ffi() -> Any:
+    """The `tvm_ffi` package with TVM's runtime loaded into it.
+
+    `import tvm` would load the compiler as well, and `tvm_ffi` imports torch wherever it is installed: seconds and
+    hundreds of megabytes that running a library does not need.
+    """
+    with hidden("torch"):
+        import tvm_ffi
+    found = importlib.util.find_spec("tvm")
+    if found is None or found.origin is None:
+        raise UserError("Running a library needs TVM's runtime; install apache-tvm.")
+    ctypes.CDLL(str(Path(found.origin).parent / "lib" / "libtvm_runtime.so"), mode=ctypes.RTLD_GLOBAL)
+    return tvm_ffi
+
+
+@contextmanager
+def hidden(package: str) -> Iterator[None]:
+    """Makes importing a package fail meanwhile, unless it is already imported."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+def start_threads(count: int) -> None:
+    """Sizes TVM's thread pool, one for the process; -1 leaves the threads unbound to cores."""
+    configure: Callable[[int, int], None] = ffi().get_global_func("runtime.config_threadpool")
+    configure(-1, count)

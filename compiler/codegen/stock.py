@@ -1,0 +1,67 @@
+"""What no kernel of ours does: a few nodes through torch.export and TVM's importer, each distinct group once."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+from tvm.relax.frontend.torch import from_exported_program
+
+from chipfit.codegen.program import Stock
+from chipfit.errors import UserError
+from chipfit.ir.emit import call_arguments, resolve, returns_tensor
+from chipfit.ir.graph import Value, map_values
+
+
+def normalised(stock: Stock) -> Stock:
+    """The same computation with its values renamed by position, so that equal groups compare equal."""
+    made = [value for node in stock.nodes for value in node.outputs]
+    renamed = {value.name: Value(f"v{index}", value.type) for index, value in enumerate([*stock.inputs, *made])}
+    nodes = tuple(
+        replace(
+            node,
+            args=tuple(map_values(arg, renamed) for arg in node.args),
+            kwargs=tuple((name, map_values(arg, renamed)) for name, arg in node.kwargs),
+            outputs=tuple(renamed[value.name] for value in node.outputs),
+            module="",
+        )
+        for node in stock.nodes
+    )
+    inputs, outputs = (tuple(renamed[value.name] for value in values) for values in (stock.inputs, stock.outputs))
+    return Stock(nodes, inputs, outputs)
+
+
+def relax_function(stock: Stock) -> Any:
+    """A Relax function of the group's inputs that returns a tuple of its outputs.
+
+    Raises UserError if TVM has no lowering for one of the ops.
+    """
+    module = fx.GraphModule(nn.Module(), calls(stock))
+    examples = tuple(torch.empty(value.shape, dtype=value.type.dtype) for value in stock.inputs)
+    program = torch.export.export(module, examples)
+    try:
+        imported = from_exported_program(program)
+    except (AssertionError, KeyError, ValueError, NotImplementedError) as error:
+        ops = ", ".join(sorted({node.op for node in stock.nodes}))
+        raise UserError(f"TVM cannot compile {ops} ({error}); rewrite that part of the model.") from error
+    if len(imported.functions) > 1:
+        ops = ", ".join(sorted({node.op for node in stock.nodes}))
+        raise UserError(f"TVM compiles {ops} to several functions, which chipfit does not link; rewrite that part.")
+    return imported["main"].without_attr("global_symbol")
+
+
+def calls(stock: Stock) -> fx.Graph:
+    graph = fx.Graph()
+    held = {value.name: graph.placeholder(value.name) for value in stock.inputs}
+    for node in stock.nodes:
+        args, kwargs = call_arguments(node, held)
+        call = graph.call_function(resolve(node.op), args, kwargs)
+        if returns_tensor(node.op):
+            held[node.name] = call
+        else:
+            held |= {v.name: graph.call_function(operator.getitem, (call, i)) for i, v in enumerate(node.outputs)}
+    graph.output(tuple(held[value.name] for value in stock.outputs))
+    return graph
