@@ -350,7 +350,7 @@ def at_batch(inputs: tuple[Tensor, ...], batch: int | None) -> tuple[Tensor, ...
     if batch is None:
         return inputs
     generator = torch.Generator().manual_seed(2)
-    repeated = [tensor.repeat(batch, *[1] * (tensor.dim() - 1)) for tensor in inputs]
+    repeated = [tensor[torch.arange(batch) % len(tensor)] for tensor in inputs]
     return tuple(
         torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor for tensor in repeated
     )

@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 from chipfit.errors import UserError
 from chipfit.ir.graph import Arg, Node, TensorType, Value, map_values, values_in
 
+# Names of ATen ops and of their arguments, as in PyTorch's native_functions.yaml.
 IDENTITIES = frozenset(
     {"alias", "clone", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "requires_grad_"}
 )
@@ -62,6 +63,8 @@ class Lowering:
             return tuple(self._read(item, environment) for item in argument)
         if isinstance(argument, (torch.device, torch.layout)):
             return None
+        if isinstance(argument, complex):
+            raise UserError("The model computes with a complex number; write it with real tensors.")
         return argument
 
     def _current(self, argument: Any) -> Any:
@@ -164,10 +167,10 @@ class Lowering:
 
     def _outputs(self, node: fx.Node, result: Any) -> tuple[Value, ...]:
         if isinstance(result, Tensor):
-            return (Value(self._unique(node.name), TensorType.of(result)),)
+            return (Value(self._unique(node.name), static_type(node, result)),)
         if not isinstance(result, (list, tuple)) or not all(isinstance(item, Tensor) for item in result):
             raise UserError(f"The model's {node.target} gives a number that depends on its data; keep it a tensor.")
-        return tuple(Value(self._unique(f"{node.name}.{i}"), TensorType.of(item)) for i, item in enumerate(result))
+        return tuple(Value(self._unique(f"{node.name}.{i}"), static_type(node, item)) for i, item in enumerate(result))
 
     def _unique(self, name: str) -> str:
         candidate, count = name, 1
@@ -175,6 +178,12 @@ class Lowering:
             candidate, count = f"{name}_{count}", count + 1
         self._names.add(candidate)
         return candidate
+
+
+def static_type(node: fx.Node, tensor: Tensor) -> TensorType:
+    if not all(isinstance(size, int) for size in tensor.shape):
+        raise UserError(f"The model's {node.target} gives a shape that depends on its data; give it a fixed shape.")
+    return TensorType.of(tensor)
 
 
 def functional_form(target: OpOverload) -> OpOverload | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, cast
 
 import torch
@@ -25,10 +28,13 @@ def import_model(model: nn.Module, example_inputs: Sequence[Tensor], entry: str 
 
     A model that treats its examples alike is traced at a batch of at least 2 (the examples are repeated if there is
     only one), any other one as given, with `batch` None. Models on the meta device work: shapes without weights.
-    Raises UserError if the model doesn't export, writes to its own buffers, or depends on its data's values.
+    The model is left in evaluation mode. Raises UserError if it doesn't export, writes to its own buffers, or has
+    shapes or branches that depend on its data.
     """
     model.eval()
     inputs = tuple(example_inputs)
+    if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
+        raise UserError("The example inputs must be tensors, at least one; bind other arguments in a module around it.")
     batch = common_batch(inputs)
     if batch is not None:
         batched = enlarge(inputs, max(batch, 2))
@@ -62,7 +68,7 @@ def treats_examples_alike(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     try:
         with torch.no_grad():
             before, after = outputs_of(model(*first)), outputs_of(model(*moved))
-    except (RuntimeError, ValueError, IndexError, TypeError):
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):  # it takes no other batch
         return False
     batch = inputs[0].shape[0]
     if not all(tensor.dim() and tensor.shape[0] == batch for tensor in (*before, *after)):
@@ -100,8 +106,7 @@ def outputs_of(result: Any) -> list[Tensor]:
 def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """The exported program, its normalisations in evaluation mode. Raises UserError with the exporter's first line."""
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), quiet():
             program = torch.export.export(model, inputs, strict=False)
     except Exception as error:  # the exporter documents no error type of its own
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -110,6 +115,19 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         if node.target is torch.ops.aten.batch_norm.default:
             node.args = (*node.args[:5], False, *node.args[6:])
     return program
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter's warnings and logs are about its own affairs; what went wrong is in its exceptions."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 @dataclass(frozen=True)
@@ -128,12 +146,13 @@ def lower(program: ExportedProgram, model: nn.Module, entry: str, batch: int | N
     try:
         results = lowering.lower(program.graph_module, binding.arguments)
     except MustFunctionaliseError:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             program = program.run_decompositions({})
         lowering = Lowering(value.name for value in binding.arguments)
         results = lowering.lower(program.graph_module, binding.arguments)
     outputs = user_outputs(program, cast("tuple[Any, ...]", results))
+    if not outputs:
+        raise UserError("The model returns no tensor.")
     nodes = needed(lowering.nodes, [value.name for value in outputs])
     used = {value.name for node in nodes for value in node.inputs} | {value.name for value in outputs}
     parameters = {name: parameter for name, parameter in binding.parameters.items() if name in used}
@@ -162,22 +181,25 @@ def bind(program: ExportedProgram, model: nn.Module) -> Binding:
     state: dict[str, Tensor] = {}
     for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
-            arguments.append(input_value(node))
-            inputs.append(arguments[-1])
+            inputs.append(input_value(node, tensors))
+            arguments.append(inputs[-1])
             continue
-        tensor = tensors[str(spec.target)].detach()
+        held = tensors.get(str(spec.target))
+        if not isinstance(held, Tensor):
+            raise UserError(f"The model holds {spec.target or node.name}, which is no tensor; leave it out of forward.")
         names = tied.get(str(spec.target), (str(spec.target),))
-        value = Value(names[0], TensorType.of(tensor))
+        value = Value(names[0], TensorType.of(held))
         arguments.append(value)
         parameters[value.name] = Parameter(value, role_of(spec), names[1:])
-        state[value.name] = tensor
+        state[value.name] = held.detach()
     return Binding(tuple(arguments), tuple(inputs), parameters, state)
 
 
-def input_value(node: fx.Node) -> Value:
+def input_value(node: fx.Node, taken: Collection[str]) -> Value:
     if not isinstance(node.meta.get("val"), Tensor):
         raise UserError(f"The model's input {node.name} is not a tensor; bind it in a module around the model.")
-    return Value(node.name, TensorType.of(node.meta["val"]))
+    name = f"{node.name}_input" if node.name in taken else node.name
+    return Value(name, TensorType.of(node.meta["val"]))
 
 
 def role_of(spec: InputSpec) -> str:
