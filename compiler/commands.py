@@ -1,0 +1,238 @@
+"""The commands of `chipfit`. Each imports what it needs as it runs: help is instant and `run` needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chipfit import display
+from chipfit.errors import UserError
+
+FOLDER = click.Path(path_type=Path)
+HOST = "host"
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)
+
+
+def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--target", default=HOST, show_default=True, help="A chip of `chipfit targets list`.")(command)
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=1))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="chipfit")
+def chipfit() -> None:
+    """Compress a PyTorch model until it fits a chip and a budget, and compile it."""
+
+
+@chipfit.command("compile")
+@click.argument("source")
+@target_option
+@click.option("--budget", "budgets", multiple=True, metavar="LIMIT", help="As latency=50% or memory=64MB; repeatable.")
+@click.option("--keep", metavar="SHARE", help="The least part of the quality to keep, as 94%.")
+@click.option("--data", metavar="DATA", help="jsonl:FILE, npz:FILE or FILE.py:FUNCTION; else the source's.")
+@click.option("--passes", metavar="SPEC", help="What may be used, as prune-axes,compensate,distill{seconds=200}.")
+@click.option("--out", type=FOLDER, default=Path("build/artifact"), show_default=True, help="The artifact's folder.")
+@click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")
+@json_option
+def compile_(source: str, budgets: tuple[str, ...], as_json: bool, passes: str | None, **options: Any) -> None:
+    """Compress SOURCE to its budgets on a chip, compile it, and write an artifact.
+
+    SOURCE is FILE.py:FUNCTION (returns a model and example inputs), hf:DIR, gguf:FILE, pt2:FILE or a built-in's name.
+    """
+    from chipfit.api import compile_source
+    from chipfit.progress import shown
+
+    given = {"passes": passes} if passes else {}
+    with shown() as progress:
+        artifact = compile_source(source, budget=budgets, progress=progress, **given, **options)
+    if as_json:
+        print_json(artifact.manifest)
+    else:
+        display.record(artifact.manifest)
+        click.echo(f"The artifact is in {artifact.folder}; try `chipfit run {artifact.folder}`.")
+
+
+@chipfit.command()
+@click.argument("source")
+@target_option
+@json_option
+def explain(source: str, target: str, as_json: bool) -> None:
+    """Show SOURCE's axes, blocks and where the time goes on a chip, from its shapes alone."""
+    from chipfit.explain import explain as explained
+
+    found = explained(source, target)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        display.explanation(found)
+
+
+@chipfit.command()
+@click.argument("artifact", type=FOLDER)
+@click.option("--input", "file", type=FOLDER, metavar="FILE.npz", help="Arrays by input name; zeros if none is given.")
+@click.option("--output", type=FOLDER, metavar="FILE.npz", help="Where to write the outputs.")
+@json_option
+def run(artifact: Path, file: Path | None, output: Path | None, as_json: bool) -> None:
+    """Run an ARTIFACT with TVM's runtime alone."""
+    from chipfit.run import run_artifact
+
+    result = run_artifact(artifact, file, output)
+    if as_json:
+        print_json(result)
+    else:
+        display.run(result)
+
+
+@chipfit.command()
+@click.argument("model", metavar="ARTIFACT|SOURCE")
+@click.option("--against", default="torch", show_default=True, metavar="NAMES", help="Of onnxruntime,openvino,torch.")
+@json_option
+def bench(model: str, against: str, as_json: bool) -> None:
+    """Time an ARTIFACT, or SOURCE compiled as it is, beside other runtimes in one interleaved run."""
+    from chipfit.bench import bench_model
+    from chipfit.progress import shown
+
+    with shown() as progress:
+        result = bench_model(model, [name for name in against.split(",") if name], progress)
+    if as_json:
+        print_json(result)
+    else:
+        display.bench(result)
+
+
+@chipfit.command()
+@click.argument("artifact", type=FOLDER)
+@json_option
+def verify(artifact: Path, as_json: bool) -> None:
+    """Check every file of an ARTIFACT against its manifest."""
+    from chipfit.artifact import Artifact
+
+    problems = Artifact.open(artifact).verify()
+    if as_json:
+        print_json({"artifact": str(artifact), "ok": not problems, "problems": problems})
+    if problems:
+        raise UserError(f"{artifact} is damaged: {' '.join(problems)}")
+    if not as_json:
+        click.echo(f"{artifact} is whole: every file is the one recorded.")
+
+
+@chipfit.command()
+@click.argument("artifact", type=FOLDER)
+@json_option
+def report(artifact: Path, as_json: bool) -> None:
+    """Show what an ARTIFACT costs, keeps and was made from."""
+    from chipfit.artifact import Artifact
+
+    record = Artifact.open(artifact).manifest
+    if as_json:
+        print_json(record)
+    else:
+        display.record(record)
+
+
+@chipfit.group()
+def targets() -> None:
+    """The chips that are known."""
+
+
+@targets.command("list")
+@json_option
+def list_targets(as_json: bool) -> None:
+    """List every chip, its family, and whether its costs are calibrated."""
+    from chipfit.targets.registry import get_target, target_names
+
+    found = [get_target(name) for name in target_names()]
+    rows = [{"name": target.name, "family": target.family, "status": target.status} for target in found]
+    if as_json:
+        print_json(rows)
+    else:
+        display.table("Targets", rows)
+
+
+@targets.command("show")
+@click.argument("name")
+@json_option
+def show_target(name: str, as_json: bool) -> None:
+    """Show every figure of a chip, with its unit, source and status."""
+    from chipfit.targets.registry import get_target
+
+    profile = get_target(name).profile
+    if as_json:
+        print_json(display.profile_json(profile))
+    else:
+        display.profile(profile)
+
+
+@targets.command("validate")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def validate_target(file: Path, as_json: bool) -> None:
+    """Check a chip's TOML FILE."""
+    from chipfit.targets.profile import check_complete, read_folder, read_profile
+    from chipfit.targets.registry import FOLDERS
+
+    families, _ = read_folder(FOLDERS)
+    profile = read_profile(file, families)
+    check_complete(profile, families[profile.family])
+    if as_json:
+        print_json({"file": str(file), "name": profile.name, "ok": True})
+    else:
+        click.echo(f"{file} is a valid {profile.family} chip, {profile.name}.")
+
+
+@targets.command("calibrate")
+@json_option
+def calibrate_target(as_json: bool) -> None:
+    """Time this machine's kernels, fit the cost model to them, and show its error where it was not fitted."""
+    from chipfit.calibration import calibrate
+    from chipfit.progress import shown
+    from chipfit.targets.registry import get_target
+
+    with shown() as progress:
+        found = calibrate(get_target(HOST), progress)
+    if as_json:
+        print_json(display.calibration_json(found))
+    else:
+        display.calibration(found)
+
+
+@chipfit.group()
+def passes() -> None:
+    """What may rewrite a model."""
+
+
+@passes.command("list")
+@json_option
+def list_passes(as_json: bool) -> None:
+    """List every pass with its options."""
+    from chipfit.passes.registry import available_passes
+
+    rows = [display.pass_json(cls) for cls in available_passes().values()]
+    if as_json:
+        print_json(rows)
+    else:
+        display.table("Passes", [{**row, "options": ", ".join(row["options"])} for row in rows])
+
+
+@passes.command("show")
+@click.argument("name")
+@json_option
+def show_pass(name: str, as_json: bool) -> None:
+    """Show what a pass does and the defaults of its options."""
+    from chipfit.passes.pipeline import parse
+
+    cls = type(parse(name).passes[0])
+    if as_json:
+        print_json(display.pass_json(cls))
+    else:
+        display.pass_(cls)

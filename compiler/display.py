@@ -1,0 +1,128 @@
+"""What the commands print for people; `--json` prints the same for scripts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from chipfit import report
+from chipfit.report import TextTable
+
+if TYPE_CHECKING:
+    from chipfit.explain import Explanation
+    from chipfit.passes.base import Pass
+    from chipfit.targets.calibrate import Calibration
+    from chipfit.targets.profile import Profile
+
+SHOWN = 12  # lines of a long list
+DIGITS = "+-0123456789"  # how a cell that holds a number begins
+
+
+def show(table: TextTable) -> None:
+    drawn = Table(title=table.title, title_justify="left", title_style="bold")
+    for index, column in enumerate(table.columns):
+        numbers = all(row[index][:1] in DIGITS for row in table.rows)
+        drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*row)
+    Console(highlight=False).print(drawn, markup=False)
+
+
+def say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = tuple(rows[0]) if rows else ()
+    show(TextTable(title, columns, tuple(tuple(str(row[column]) for column in columns) for row in rows)))
+
+
+def record(manifest: Mapping[str, Any]) -> None:
+    say(report.headline(manifest))
+    for one in report.tables(manifest):
+        show(one)
+    say(report.verdict(manifest))
+
+
+def explanation(found: Explanation) -> None:
+    cost = found.cost
+    say(
+        f"{found.source} on {found.target}: {found.parameters / 1e6:.1f} M parameters, {found.flops / 1e9:.2f} GFLOP, "
+        f"{found.nodes} nodes; {report.milliseconds(cost.latency_ms)} ({cost.status}), "
+        f"{report.megabytes(cost.weight_bytes)} of weights, {report.megabytes(cost.peak_memory_bytes)} at its peak."
+    )
+    axes = [(axis.name, axis.kind, str(axis.size), str(axis.step), str(len(axis.members))) for axis in found.axes]
+    show(_cut("Axes that can be pruned", ("axis", "kind", "size", "step", "dimensions"), axes))
+    blocks = [(block.name, block.kind, f"{block.parameters:,}") for block in found.blocks]
+    show(_cut("Blocks that can be dropped", ("block", "kind", "parameters"), blocks))
+    frozen = [(line.dimension, line.reason) for line in found.frozen]
+    show(_cut("Frozen", ("dimension", "reason"), frozen))
+    layers = [
+        (line.name, report.milliseconds(line.latency_ms), f"{line.share:.1%}", line.limit) for line in found.layers
+    ]
+    show(_cut("Where the time goes", ("module", "latency", "share", "limit"), layers))
+    if found.opaque:
+        say(f"Opaque ops, run and costed as they are: {', '.join(found.opaque)}.")
+
+
+def _cut(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> TextTable:
+    left_out = len(rows) - SHOWN
+    title = f"{title} ({len(rows)}{f', the first {SHOWN}' if left_out > 0 else ''})"
+    return TextTable(title, columns, tuple(rows[:SHOWN]))
+
+
+def run(result: Mapping[str, Any]) -> None:
+    say(f"{result['artifact']}: {result['latency_ms']:.3g} ms on {result['threads']} threads.")
+    rounded = [{key: f"{row[key]:.4g}" for key in ("min", "max", "mean")} for row in result["outputs"]]
+    table("Outputs", [{**row, **figures} for row, figures in zip(result["outputs"], rounded, strict=True)])
+
+
+def bench(result: Mapping[str, Any]) -> None:
+    title = f"{result['source']}, {result['threads']} threads, {result['dtype']}"
+    show(report.timing_table(title, result["rows"]))
+
+
+def profile_json(chip: Profile) -> dict[str, Any]:
+    figures = {name: {key: getattr(f, key) for key in ("value", "unit", "source", "status")} for name, f in _all(chip)}
+    return {"name": chip.name, "family": chip.family, "summary": chip.summary, "figures": figures}
+
+
+def profile(chip: Profile) -> None:
+    say(f"{chip.name} ({chip.family}): {chip.summary}")
+    rows = tuple((name, f"{f.value:g}", f.unit, f.status, f.source) for name, f in _all(chip))
+    show(TextTable("Figures", ("figure", "value", "unit", "status", "source"), rows))
+
+
+def _all(chip: Profile) -> list[tuple[str, Any]]:
+    return sorted(chip.figures.items())
+
+
+def calibration_json(found: Calibration) -> dict[str, Any]:
+    rows = [dict(zip(("name", "held_out", "predicted_ms", "measured_ms"), row, strict=True)) for row in found.rows]
+    errors = {"median_error": found.median_error, "p95_error": found.p95_error}
+    return {**errors, "seconds": found.seconds, "samples": rows}
+
+
+def calibration(found: Calibration) -> None:
+    held_out = tuple(
+        (name, report.milliseconds(predicted), report.milliseconds(measured), f"{predicted / measured - 1:+.1%}")
+        for name, left_out, predicted, measured in found.rows
+        if left_out
+    )
+    show(TextTable("Graphs that took no part in the fit", ("graph", "predicted", "measured", "error"), held_out))
+    say(f"Median error {found.median_error:.1%}, 95th percentile {found.p95_error:.1%}, in {found.seconds:.0f} s.")
+
+
+def pass_json(cls: type[Pass]) -> dict[str, Any]:
+    options = {field.name: None if field.default is MISSING else field.default for field in fields(cls)}
+    return {"name": cls.name, "summary": cls.summary, "options": options}
+
+
+def pass_(cls: type[Pass]) -> None:
+    say(f"{cls.name}: {cls.summary}\n\n{inspect.getdoc(cls)}\n")
+    table("Options", [{"option": name, "default": value} for name, value in pass_json(cls)["options"].items()])

@@ -1,0 +1,147 @@
+"""What chipfit sees in a model before it changes anything: its axes, its blocks, and where the time goes on a chip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from chipfit.frontend.importer import import_model
+from chipfit.frontend.source import Source, load_source
+from chipfit.ir.apply import rebatch
+from chipfit.ir.axes import analyse
+from chipfit.ir.blocks import find_blocks
+from chipfit.ir.configuration import Configuration
+from chipfit.ir.graph import Graph
+from chipfit.ir.kernels import kernels, work
+from chipfit.ir.shapes import what_if
+from chipfit.passes.base import Context
+from chipfit.passes.fold_batch_norm import FoldBatchNorm
+from chipfit.search.sensitivity import step_of
+from chipfit.targets.cost import Cost, LayerCost
+from chipfit.targets.registry import Target, get_target
+from chipfit.targets.tiles import lanes
+
+OP = "op "  # how the analysis begins a reason that is an op
+
+
+@dataclass(frozen=True)
+class AxisLine:
+    """A width that can be pruned; `step` is what its sizes are multiples of on this chip."""
+
+    name: str
+    kind: str
+    size: int
+    step: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BlockLine:
+    name: str
+    kind: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class FrozenLine:
+    """A width that can't be pruned; `op` is what froze it, empty where it is no op."""
+
+    dimension: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LayerLine:
+    """A module's share of the latency, and what takes most of its time."""
+
+    name: str
+    latency_ms: float
+    share: float
+    limit: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    source: str
+    target: str
+    parameters: int
+    flops: int
+    nodes: int
+    axes: tuple[AxisLine, ...]
+    blocks: tuple[BlockLine, ...]
+    frozen: tuple[FrozenLine, ...]
+    opaque: tuple[str, ...]
+    cost: Cost
+    layers: tuple[LayerLine, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        del data["cost"]["layers"]
+        return data
+
+
+def explain(text: str, target: str) -> Explanation:
+    """What SOURCE is on a target, from its shapes alone: no weights are read where the source can do without."""
+    return explain_source(load_source(text, weights=False), get_target(target))
+
+
+def explain_source(source: Source, target: Target) -> Explanation:
+    graph = import_model(source.model, source.example_inputs)
+    deployed = _deployed(graph, len(source.example_inputs[0]) if graph.batch else None)
+    cost = target.cost_model.cost(deployed, batch=deployed.batch or 1)
+    analysis = analyse(graph)
+    return Explanation(
+        source=source.name,
+        target=target.name,
+        parameters=graph.parameter_count,
+        flops=_flops(deployed),
+        nodes=len(graph.forward.nodes),
+        axes=tuple(_axes(graph, target)),
+        blocks=tuple(BlockLine(b.name, b.kind, b.parameters) for b in find_blocks(graph).values()),
+        frozen=tuple(_frozen(name, reason) for name, axis in analysis.frozen.items() for reason in axis.reasons),
+        opaque=tuple(sorted(analysis.opaque)),
+        cost=cost,
+        layers=tuple(by_module(cost.layers, cost.latency_ms)),
+    )
+
+
+def by_module(layers: Iterable[LayerCost], total_ms: float) -> list[LayerLine]:
+    """The kernels summed by their PyTorch module, the slowest first; the limit is that of a module's slowest kernel."""
+    modules: dict[str, list[LayerCost]] = {}
+    for layer in layers:
+        modules.setdefault(layer.module or layer.name, []).append(layer)
+    lines = [_layer(name, parts, total_ms) for name, parts in modules.items()]
+    return sorted(lines, key=lambda line: -line.latency_ms)
+
+
+def _layer(name: str, parts: list[LayerCost], total_ms: float) -> LayerLine:
+    latency = math.fsum(part.latency_ms for part in parts)
+    slowest = max(parts, key=lambda part: part.latency_ms)
+    return LayerLine(name, latency, latency / total_ms, slowest.limit)
+
+
+def _deployed(graph: Graph, batch: int | None) -> Graph:
+    """The graph as it is compiled if nothing is removed."""
+    ready = FoldBatchNorm().run(graph, Context(teacher=graph)).graph
+    return rebatch(ready, batch) if batch else ready
+
+
+def _flops(graph: Graph) -> int:
+    shapes: Mapping[str, tuple[int, ...]] = what_if(graph, Configuration())
+    return sum(work(kernel, shapes).flops for kernel in kernels(graph.forward))
+
+
+def _axes(graph: Graph, target: Target) -> Iterable[AxisLine]:
+    granularity = lanes(target.cpu) if target.family == "cpu" else 1
+    for axis in analyse(graph).axes.values():
+        if axis.state != "frozen":
+            members = tuple(f"{parameter}:{dim}" for parameter, dim in axis.members)
+            yield AxisLine(axis.name, axis.kind, axis.size, step_of(axis.size, granularity), members)
+
+
+def _frozen(dimension: str, reason: str) -> FrozenLine:
+    op = reason.removeprefix(OP) if reason.startswith(OP) else ""
+    return FrozenLine(dimension, op, reason)

@@ -1,0 +1,90 @@
+"""An artifact's record as people read it: the same tables on the terminal and in `report.md` beside the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPORT = "report.md"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of finished text; the first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"## {self.title}\n\n{body}\n"
+
+
+def write_report(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes `report.md` into the artifact's folder; `record` is the manifest, with or without its list of files."""
+    parts = [f"# {headline(record)}", verdict(record), *(table.markdown() for table in tables(record))]
+    (folder / REPORT).write_text("\n\n".join(part.rstrip() for part in parts) + "\n", encoding="utf-8")
+
+
+def tables(record: Mapping[str, Any]) -> list[TextTable]:
+    return [cost_table(record), quality_table(record), pass_table(record)]
+
+
+def headline(record: Mapping[str, Any]) -> str:
+    limits = " ".join(record["budget"]["limits"])
+    return f"{record['source']} for {record['target']['name']} at {limits}"
+
+
+def verdict(record: Mapping[str, Any]) -> str:
+    """One sentence: whether each limit holds, and how that is known."""
+    certificate = record["certificate"]
+    held = [f"{name} takes {limit['used']:.1%} of it ({limit['by']})" for name, limit in certificate["limits"].items()]
+    return f"The budget is {'met' if certificate['met'] else 'NOT met'}: {', '.join(held)}."
+
+
+def cost_table(record: Mapping[str, Any]) -> TextTable:
+    columns = {"baseline": record["baseline"], "predicted": record["predicted"], "measured": record["result"]}
+    quantities = (("latency", "latency_ms", milliseconds), ("peak memory", "peak_memory_bytes", megabytes))
+    quantities = (*quantities, ("weights", "weight_bytes", megabytes))
+    rows = tuple((label, *(show(costs[key]) for costs in columns.values())) for label, key, show in quantities)
+    return TextTable("Cost", ("", *columns), rows)
+
+
+def quality_table(record: Mapping[str, Any]) -> TextTable:
+    """The teacher, the compressed model before its recovery, and after it, with the part of the teacher's kept."""
+    stages = {"teacher": "baseline", "before recovery": "before_recovery", "after recovery": "result"}
+    found = {label: record[key]["quality"] for label, key in stages.items()}
+    rows = tuple((label, f"{quality['value']:.4g}", f"{quality['retention']:.1%}") for label, quality in found.items())
+    made_up = ", on made-up inputs" if record["lineage"].get("synthetic_data") else ""
+    return TextTable(f"Quality: {found['teacher']['metric']}{made_up}", ("", "score", "kept"), rows)
+
+
+def pass_table(record: Mapping[str, Any]) -> TextTable:
+    rows = tuple((one["pass"], "yes" if one.get("modified") else "no", _seconds(one)) for one in record["passes"])
+    return TextTable("Passes", ("pass", "changed the graph", "seconds"), rows)
+
+
+def _seconds(one: Mapping[str, Any]) -> str:
+    return f"{one['seconds']:.0f}" if one.get("seconds") is not None else ""
+
+
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} ms"
+
+
+def megabytes(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e6:.3g} MB"
+
+
+def timing_table(title: str, rows: Sequence[Mapping[str, Any]]) -> TextTable:
+    """The rows of `chipfit bench`, the fastest first."""
+    ordered = sorted(rows, key=lambda row: row["median_ms"])
+    cells = tuple(
+        (row["runtime"], milliseconds(row["best_ms"]), milliseconds(row["median_ms"]), f"{row['max_abs_error']:.1e}")
+        for row in ordered
+    )
+    return TextTable(title, ("runtime", "best", "median", "largest error"), cells)
