@@ -90,7 +90,9 @@ def test_an_infeasible_budget_is_exit_code_3(capsys, monkeypatch) -> None:
 def test_a_full_disk_is_one_sentence(wrapped: bool, capsys, monkeypatch) -> None:
     def full(*args: object, **kwargs: object) -> None:
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise RuntimeError("could not link") from error if wrapped else error
+        if not wrapped:
+            raise error
+        raise RuntimeError("could not link") from error
 
     monkeypatch.setattr(api, "compile_source", full)
     code, _, err = told(capsys, "compile", "x", "--budget", "latency=1%")
