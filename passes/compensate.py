@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import ClassVar
 
 import torch
@@ -108,12 +110,12 @@ class LayerTarget(Target):
         return repaired
 
     def _equations(self, runs: Sequence[Alive], wanted: Sequence[Tensor]) -> NormalEquations:
-        equations = NormalEquations()
-        for alive, output in zip(runs, wanted, strict=True):
-            rows = self.layer.rows(alive[self.layer.input.name])
-            residual = self.layer.output_rows(self.residual(alive, output))
-            equations.add(with_ones(rows) if self.layer.bias else rows, residual)
-        return equations
+        return reduce(add, map(self._of_run, runs, wanted))
+
+    def _of_run(self, alive: Alive, wanted: Tensor) -> NormalEquations:
+        rows = self.layer.rows(alive[self.layer.input.name])
+        residual = self.layer.output_rows(self.residual(alive, wanted))
+        return NormalEquations.of(with_ones(rows) if self.layer.bias else rows, residual)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chipfit.ir.graph import Graph, Node, Value
+from chipfit.ir.graph import Arg, Graph, Node, Value
 from chipfit.ir.ops.signature import arguments, integers
 
 INPUT_NAMES = {"linear": "input", "addmm": "mat1", "mm": "self", "conv1d": "input", "conv2d": "input"}
@@ -62,28 +62,30 @@ class Layer:
         if not self.is_convolution:
             return tensor.reshape(1, -1, tensor.shape[-1])
         patches = self._patches(tensor)  # [batch, channels * kernel, places]
-        grouped = patches.unflatten(1, (self.groups, -1))
-        return grouped.permute(1, 0, 3, 2).flatten(1, 2)
+        return self._by_group(patches)
 
     def output_rows(self, tensor: Tensor) -> Tensor:
         """The output as [groups, rows, outputs of a group]."""
         if not self.is_convolution:
             return tensor.reshape(1, -1, tensor.shape[-1])
-        grouped = tensor.flatten(2).unflatten(1, (self.groups, -1))
+        return self._by_group(tensor.flatten(2))
+
+    def _by_group(self, tensor: Tensor) -> Tensor:
+        """[batch, groups * columns, places] -> [groups, batch * places, columns]."""
+        grouped = tensor.reshape(len(tensor), self.groups, -1, tensor.shape[-1])
         return grouped.permute(1, 0, 3, 2).flatten(1, 2)
 
     def _patches(self, tensor: Tensor) -> Tensor:
         """Im2col [Chellapilla et al. 2006]: what every output place sees."""
         given = arguments(self.node)
-        one_dimensional = self.node.kind == "conv1d"
         kernel = list(_kernel(self.node))
         stride, dilation = (_spread(integers(given[name]), len(kernel)) for name in ("stride", "dilation"))
         before, after = _padding(given["padding"], kernel, dilation)
         edges = [edge for pair in zip(reversed(before), reversed(after), strict=True) for edge in pair]
         padded = functional.pad(tensor, edges)
-        if one_dimensional:
+        if self.node.kind == "conv1d":
             padded, kernel, stride, dilation = padded.unsqueeze(2), [1, *kernel], [1, *stride], [1, *dilation]
-        return functional.unfold(padded, kernel, dilation, 0, stride)
+        return functional.unfold(padded, _pair(kernel), _pair(dilation), 0, _pair(stride))
 
 
 def layers(graph: Graph) -> Mapping[str, Layer]:
@@ -123,12 +125,17 @@ def _spread(sizes: tuple[int, ...], rank: int) -> list[int]:
     return list(sizes) * rank if len(sizes) == 1 else list(sizes)
 
 
-def _padding(padding: object, kernel: list[int], dilation: list[int]) -> tuple[list[int], list[int]]:
+def _pair(sizes: list[int]) -> tuple[int, int]:
+    first, second = sizes
+    return first, second
+
+
+def _padding(padding: Arg, kernel: list[int], dilation: list[int]) -> tuple[list[int], list[int]]:
     """Zeros before and after each spatial dimension; `same` puts the odd one after, as PyTorch does."""
     if padding == "same":
         total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
         return [each // 2 for each in total], [each - each // 2 for each in total]
-    sides = [0] * len(kernel) if padding == "valid" else _spread(integers(padding), len(kernel))  # type: ignore[arg-type]
+    sides = [0] * len(kernel) if padding == "valid" else _spread(integers(padding), len(kernel))
     return sides, sides
 
 

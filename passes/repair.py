@@ -29,29 +29,30 @@ def correction(squares: Tensor, cross: Tensor, damping: float) -> Tensor:
     return torch.cholesky_solve(cross, factor)
 
 
-@dataclass
+@dataclass(frozen=True)
 class NormalEquations:
     """Sums over rows: X'^T X', X'^T R and |R|^2, in float64; the groups of a convolution side by side."""
 
-    squares: Tensor | float = 0.0
-    cross: Tensor | float = 0.0
-    residual: Tensor | float = 0.0
+    squares: Tensor
+    cross: Tensor
+    residual: float
 
-    def add(self, rows: Tensor, residual: Tensor) -> None:
+    @staticmethod
+    def of(rows: Tensor, residual: Tensor) -> NormalEquations:
         """`rows` [groups, rows, columns] and what is missing there [groups, rows, outputs]."""
-        self.squares = self.squares + gram(rows)
-        self.cross = self.cross + (rows.mT @ residual).double()
-        self.residual = self.residual + residual.double().square().sum()
+        return NormalEquations(gram(rows), (rows.mT @ residual).double(), float(residual.double().square().sum()))
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        residual = self.residual + other.residual
+        return NormalEquations(self.squares + other.squares, self.cross + other.cross, residual)
 
     def solve(self, damping: float) -> Tensor:
-        assert isinstance(self.squares, Tensor)
-        assert isinstance(self.cross, Tensor)
         return correction(self.squares, self.cross, damping)
 
     def gain(self, found: Tensor) -> float:
         """By how much the correction lowers |R|^2, as a fraction of it."""
         change = (found * (self.squares @ found - 2 * self.cross)).sum()
-        return float(-change / self.residual) if float(self.residual) > 0 else 0.0
+        return -float(change) / self.residual if self.residual else 0.0
 
 
 def masked_repair(

@@ -30,7 +30,7 @@ def chunked(graph: Graph, calibration: Sequence[Inputs], count: int) -> tuple[in
     size = max(1, examples // count) if can_rebatch(graph) else graph.batch
     total = examples // size * size if examples >= size else size
     order = torch.arange(total) % examples
-    return size, list(zip(*(part[order].split(size) for part in joined), strict=True))
+    return size, list(zip(*(torch.split(part[order], size) for part in joined), strict=True))
 
 
 def at_batch(graph: Graph, size: int | None) -> Graph:
@@ -134,7 +134,9 @@ class Statistics:
         if self._gives_logits:
             logits = first.flatten(0, -2).float()
             return functional.cross_entropy(logits, logits.argmax(-1))
-        return (first * torch.randn(first.shape, generator=generator)).sum() / first[..., 0].numel() ** 0.5
+        noise = torch.randn(first.shape, generator=generator) / first[..., 0].numel() ** 0.5
+        projected: Tensor = (first * noise).sum()
+        return projected
 
     @property
     def _gives_logits(self) -> bool:

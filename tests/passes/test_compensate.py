@@ -64,7 +64,7 @@ def compensated(
     spec: str, name: str, kinds: set[str], share: float = 0.6
 ) -> tuple[Graph, PassResult, PassResult, Inputs]:
     graph, calibration = imported(name)
-    context = Context(graph, narrowed(graph, calibration[:30], share, kinds), calibration[:30])
+    context = Context(graph, narrowed(graph, calibration[:30], 0.6, kinds), calibration[:30])
     before = parse(spec).run(graph, context)
     after = Pipeline((*parse(spec).passes, Compensate())).run(graph, context)
     return graph, before, after, joined(calibration[30:])
