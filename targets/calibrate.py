@@ -17,16 +17,19 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from chipfit.targets.cpu import CALL, PARTS, Amounts, kernel_seconds, part_of
+from chipfit.targets.cpu import PARTS, Amounts, kernel_seconds, part_of
 from chipfit.targets.profile import UNITS, Figure, Profile
+
+NOISE_SECONDS = 5e-6  # how far a timing may be off whatever its size: weighs down kernels that hardly take longer
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A graph that was timed: how much of each term each of its kernels needs, and how long the whole took."""
+    """A graph or kernel that was timed: what each kernel needs of each term, and the time that belongs to none."""
 
     name: str
     kernels: tuple[Amounts, ...]
+    fixed: Amounts
     measured_ms: float
     held_out: bool
 
@@ -54,8 +57,8 @@ def fit(samples: Sequence[Sample], units: Mapping[str, str], today: datetime.dat
     units: the terms to fit and the unit of each coefficient. Terms that no fitted sample has are left out.
     """
     fitted = [sample for sample in samples if not sample.held_out]
-    seen = {term for sample in fitted for amounts in sample.kernels for term, amount in amounts.items() if amount}
-    terms = [term for term in units if term in seen or term == CALL]
+    seen = {term for sample in fitted for amounts in (*sample.kernels, sample.fixed) for term in amounts}
+    terms = [term for term in units if term in seen]
     coefficients = _solve(fitted, terms)
     predicted = tuple((_design(samples, terms).predict(coefficients) * 1e3).tolist())
     held_out = [(ms, sample.measured_ms) for ms, sample in zip(predicted, samples, strict=True) if sample.held_out]
@@ -71,16 +74,16 @@ def fit(samples: Sequence[Sample], units: Mapping[str, str], today: datetime.dat
 
 @dataclass(frozen=True)
 class _Design:
-    """Amounts as arrays: `parts` gives for each part of a kernel's time (kernels, terms), `sums` is (samples, kernels)."""
+    """Amounts as arrays, so that all samples are predicted at once."""
 
-    parts: Mapping[str, np.ndarray]
-    sums: np.ndarray
-    call: np.ndarray  # (terms,), one where the term is the call's
+    parts: Mapping[str, np.ndarray]  # part of a kernel's time -> (kernels, terms)
+    sums: np.ndarray  # (samples, kernels), one where the sample has the kernel
+    fixed: np.ndarray  # (samples, terms)
 
     def predict(self, coefficients: np.ndarray) -> np.ndarray:
         """Seconds of each sample."""
         launch, compute, memory = (self.parts[part] @ coefficients for part in PARTS)
-        result: np.ndarray = self.sums @ kernel_seconds(launch, compute, memory) + self.call @ coefficients
+        result: np.ndarray = self.sums @ kernel_seconds(launch, compute, memory) + self.fixed @ coefficients
         return result
 
 
@@ -88,25 +91,26 @@ def _design(samples: Sequence[Sample], terms: Sequence[str]) -> _Design:
     kernels = [(row, amounts) for row, sample in enumerate(samples) for amounts in sample.kernels]
     sums = np.zeros((len(samples), len(kernels)))
     sums[[row for row, _ in kernels], range(len(kernels))] = 1
+    fixed = np.array([[sample.fixed.get(term, 0.0) for term in terms] for sample in samples])
     parts = {
-        part: np.array([[amounts.get(t, 0.0) * (part_of(t) == part) for t in terms] for _, amounts in kernels])
+        part: np.array([[a.get(t, 0.0) if part_of(t) == part else 0.0 for t in terms] for _, a in kernels])
         for part in PARTS
     }
-    return _Design(parts, sums, np.array([float(term == CALL) for term in terms]))
+    return _Design(parts, sums, fixed)
 
 
 def _solve(samples: Sequence[Sample], terms: Sequence[str]) -> np.ndarray:
-    """Coefficients in seconds; starts from what each term would cost if it alone made up the samples that have it."""
+    """Coefficients in seconds. The search starts from what each could be at most: all of some sample's time."""
     design, measured = _design(samples, terms), np.array([sample.measured_ms * 1e-3 for sample in samples])
-    totals = design.sums @ sum(design.parts.values()) + design.call
+    totals = design.sums @ sum(design.parts.values()) + design.fixed
     with np.errstate(divide="ignore"):
-        start = np.min(measured[:, None] / totals, axis=0)  # each is an upper bound of its coefficient
+        most = np.min(measured[:, None] / totals, axis=0)
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
-        return design.predict(scaled * start) / measured - 1
+        return (design.predict(scaled * most) - measured) / (measured + NOISE_SECONDS)
 
     result = least_squares(residuals, np.full(len(terms), 0.5), bounds=(0, np.inf), loss="soft_l1", f_scale=0.1)
-    solution: np.ndarray = result.x * start
+    solution: np.ndarray = result.x * most
     return solution
 
 

@@ -45,13 +45,13 @@ class Cost:
 
 
 class KernelModel(Protocol):
-    """What a chip family says about one kernel; `call_ms` is spent once a call whatever the graph."""
+    """What a chip family says about one kernel."""
 
     @property
     def status(self) -> str: ...
 
-    @property
-    def call_ms(self) -> float: ...
+    def call_ms(self, input_bytes: int) -> float:
+        """Milliseconds that a call takes besides its kernels."""
 
     def terms(self, kernel: Kernel, work: Work) -> Mapping[str, float]:
         """Milliseconds by what they are spent on; their sum is the kernel's time."""
@@ -82,7 +82,8 @@ class CostModel:
         shapes = what_if(graph, configuration, batch if can_rebatch(graph) else None)
         plan = tuple((kernel, work(kernel, shapes)) for kernel in plan_of(graph, configuration))
         layers = tuple(self._layer(kernel, amount) for kernel, amount in plan)
-        latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms
+        inputs = sum(_bytes(value, shapes) for value in graph.forward.inputs)
+        latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms(inputs)
         weights = weight_bytes(graph, shapes)
         memory = weights + activation_bytes(graph.forward, plan, shapes)
         return Cost(latency, self.model.interval(latency), memory, weights, None, self.status, layers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -17,17 +18,14 @@ import numpy as np
 
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.profile import Profile
-from chipfit.targets.tiles import Tile, matmul_tile
-
-# An FMA's latency and how many a core starts a cycle, as vector loads: Intel Golden Cove, Arm Cortex-A76 and most
-# other wide cores (uops.info; Arm Cortex-A76 Software Optimization Guide). They shape the steps; the height is fitted.
-FMA_LATENCY, FMA_PORTS, LOAD_PORTS = 4, 2, 2
+from chipfit.targets.tiles import Tile, conv_tile, lanes, matmul_tile, pixel_block, step_cycles
 
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
 OVERLAP = 3.0
 
 PARTS = ("launch", "compute", "memory")
-CALL = "call_time"  # the term that belongs to a call of the library, not to a kernel
+# Terms that belong to no kernel: a call of the library, a byte of its inputs, and what timing one kernel adds to it.
+CALL, INPUT, WATCH = "call_time", "input_byte_time", "watch_time"
 
 Amounts = Mapping[str, float]
 Number = TypeVar("Number", float, np.ndarray)
@@ -65,13 +63,12 @@ class CpuModel:
     profile: Profile
     status: str = "calibrated"
 
-    @property
-    def call_ms(self) -> float:
-        return 1e3 * self._seconds(CALL)
+    def call_ms(self, input_bytes: int) -> float:
+        return 1e3 * (self._seconds(CALL) + input_bytes * self._seconds(INPUT))
 
     def terms(self, kernel: Kernel, work: Work) -> Mapping[str, float]:
         parts = dict.fromkeys(PARTS, 0.0)
-        for term, amount in amounts(kernel.kind, work, shape_of(self.profile)).items():
+        for term, amount in amounts(kernel, work, shape_of(self.profile)).items():
             parts[part_of(term)] += amount * self._seconds(term)
         body = kernel_seconds(0.0, parts["compute"], parts["memory"])
         limit = "compute" if parts["compute"] > parts["memory"] else "memory"
@@ -86,7 +83,7 @@ class CpuModel:
 
 
 def part_of(term: str) -> str:
-    """The part of a kernel's time that a term belongs to, empty for the call's."""
+    """The part of a kernel's time that a term belongs to, empty for those of no kernel."""
     return {"launch": "launch", "cycle": "compute", "byte": "memory"}.get(term.split("_")[-2], "")
 
 
@@ -95,54 +92,78 @@ def kernel_seconds(launch: Number, compute: Number, memory: Number) -> Number:
     return launch + (compute**OVERLAP + memory**OVERLAP) ** (1 / OVERLAP)
 
 
-def amounts(kind: str, work: Work, cpu: Cpu) -> Amounts:
-    """How much of each term one kernel of that kind needs; a view needs nothing."""
-    moved = (work.bytes_read + work.bytes_written) / cpu.threads
-    if not moved and not work.flops:
+def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
+    """How much of each term one kernel needs; a view needs nothing."""
+    if not work.bytes_written:
         return {}
-    tiled = TILED.get(kind)
-    cycles = {f"{kind}_cycle_time": tiled(work.dims, cpu)} if tiled else {}
-    return {"launch_time": 1.0, f"{kind}_byte_time": moved, **cycles}
+    dims = work.dims
+    moved = work.bytes_read + work.bytes_written
+    if kernel.kind == "matmul":  # its rows come from a cache and are used often: the other factor is what streams
+        moved = 4 * dims["batch"] * dims["n"] * dims["k"]
+    found = {"launch_time": 1.0, f"{kernel.kind}_byte_time": moved / cpu.threads}
+    if kernel.kind in CYCLES:
+        found[f"{kernel.kind}_cycle_time"] = CYCLES[kernel.kind](tuple(sorted(dims.items())), cpu)
+    functions = sum(node.kind in FUNCTIONS for node in kernel.nodes) if kernel.part in ("", "weights") else 0
+    if functions:
+        found["function_cycle_time"] = functions * math.ceil(dims["elements"] / lanes(cpu)) / cpu.threads
+    return found
 
 
-def tile_cycles(rows: int, vectors: int) -> float:
-    """Cycles of one step along k of a register tile: bound by FMA ports, FMA latency, or loads of its operands."""
-    return max(rows * vectors / FMA_PORTS, float(FMA_LATENCY), (rows + vectors) / LOAD_PORTS)
+FUNCTIONS = frozenset({"exp", "gelu", "sigmoid", "silu", "tanh", "softmax", "log_softmax", "erf", "cos", "sin", "log"})
+FUNCTIONS |= frozenset({"scaled_dot_product_attention"})
+
+Dims = tuple[tuple[str, int], ...]
 
 
-def _split(size: int, step: int) -> tuple[int, int]:
-    """Whole steps in a size, and the rest."""
-    return divmod(size, step)
+@lru_cache(maxsize=65536)
+def _matmul_cycles(dims: Dims, cpu: Cpu) -> float:
+    d = dict(dims)
+    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"])
+    return d["k"] * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
 
 
-def _column_cycles(rows: int, tile: Tile, vectors: int) -> float:
-    """Cycles, a step of k, of all rows under one panel that is `vectors` wide."""
-    whole, tail = divmod(rows, tile.mr)
-    return whole * tile_cycles(tile.mr, vectors) + (tile_cycles(tail, vectors) if tail else 0.0)
+@lru_cache(maxsize=65536)
+def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
+    d = dict(dims)
+    tile = conv_tile(cpu, *(d[name] for name in ("batch", "ho", "wo", "ic", "oc", "r", "s", "groups")))
+    steps = d["ic"] // d["groups"] * d["r"] * d["s"]
+    return steps * product_cycles(cpu, tile, (d["batch"], d["ho"], d["wo"]), d["oc"] // d["groups"], d["groups"])
 
 
-def blocked_cycles(rows: int, columns: int, k: int, batch: int, tile: Tile) -> float:
-    """Cycles of the busiest thread over `batch` products of (rows, k) and (k, columns), tiled and shared out."""
-    whole, rest = divmod(columns, tile.nr)
-    full = tile.nr // tile.lanes
-    last = math.ceil(rest / tile.lanes)
-    if tile.order == "columns":
-        blocks = batch * (whole + bool(rest))
-        share = math.ceil(blocks / tile.threads)
-        narrow = share * batch * bool(rest) / blocks  # narrower last panels among the busiest thread's
-        wide = share - narrow
-        return k * (
-            wide * _column_cycles(rows, tile, full) + narrow * (_column_cycles(rows, tile, last) if rest else 0.0)
-        )
-    share = math.ceil(batch * math.ceil(rows / tile.mr) / tile.threads)
-    tallest = min(rows, tile.mr)
-    row_block = whole * tile_cycles(tallest, full) + (tile_cycles(tallest, last) if rest else 0.0)
-    return k * share * row_block
+def product_cycles(cpu: Cpu, tile: Tile, pixels: tuple[int, int, int], columns: int, groups: int) -> float:
+    """Cycles that the busiest thread spends on one reduction step, over all the tiles that it is given.
+
+    pixels: (batch, rows, columns) of the output; a matrix is one pixel wide. TVM gives each thread an equal run of
+    consecutive jobs, so the first thread has the most.
+    """
+    batch, height, width = pixels
+    rows, across = pixel_block(tile.mr, height, width)
+    panels = [v for count, v in parts(-(-columns // tile.lanes), tile.nr // tile.lanes) for _ in range(count)]
+    strips = [y for count, y in parts(height, rows) for _ in range(count)]
+
+    def cycles(strip: int, panel: int) -> float:
+        return sum(count * step_cycles(cpu, strip * x, panel) for count, x in parts(width, across))
+
+    if tile.order == "rows":
+        jobs = [groups * sum(cycles(strip, panel) for panel in panels) for strip in strips] * batch
+    else:
+        jobs = [batch * sum(cycles(strip, panel) for strip in strips) for panel in panels] * groups
+    return sum(jobs[: -(-len(jobs) // tile.threads)])
 
 
-def _matmul_cycles(dims: Mapping[str, int], cpu: Cpu) -> float:
-    m, n, k = (dims[name] for name in ("m", "n", "k"))
-    return blocked_cycles(m, n, k, dims["batch"], matmul_tile(cpu, m, n, k))
+def parts(size: int, step: int) -> tuple[tuple[int, int], ...]:
+    """(count, extent) of the whole steps in a size, and of the rest."""
+    whole, rest = divmod(size, step)
+    return tuple((count, extent) for count, extent in ((whole, step), (1, rest)) if count and extent)
 
 
-TILED: Mapping[str, Callable[[Mapping[str, int], Cpu], float]] = MappingProxyType({"matmul": _matmul_cycles})
+def _window_cycles(dims: Dims, cpu: Cpu) -> float:
+    """Vector loads of every tap of every output, rows of which are shared out; a global pool runs on one thread."""
+    d = dict(dims)
+    rows = math.ceil(d["batch"] * d["ho"] / cpu.threads)
+    return rows * d["wo"] * math.ceil(d["oc"] / lanes(cpu)) * d["r"] * d["s"]
+
+
+CYCLES: Mapping[str, Callable[[Dims, Cpu], float]] = MappingProxyType(
+    {"matmul": _matmul_cycles, "conv": _conv_cycles, "depthwise": _window_cycles, "pool": _window_cycles}
+)

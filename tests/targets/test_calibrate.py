@@ -26,7 +26,9 @@ def synthetic(count: int, noise: float) -> list[Sample]:
         kernels = (amounts, {"launch_time": amounts["launch_time"]})
         launch, compute, memory = (TRUE[t] * UNITS[TERM_UNITS[t]] * amounts.get(t, 0) for t in TRUE)
         seconds = 2 * launch + (compute**3 + memory**3) ** (1 / 3)
-        samples.append(Sample(f"s{index}", kernels, 1e3 * seconds * math.exp(random_.gauss(0, noise)), index % 4 == 0))
+        samples.append(
+            Sample(f"s{index}", kernels, {}, 1e3 * seconds * math.exp(random_.gauss(0, noise)), index % 4 == 0)
+        )
     return samples
 
 
