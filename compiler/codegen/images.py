@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
 from chipfit.codegen.epilogue import dense_layout, image_layout
-from chipfit.codegen.kernel import Buffer, Simd, function, jobs, pieces
+from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces
 from chipfit.codegen.spec import Image, PackImageSpec, Shape, UnpackImageSpec, planar_shape
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.targets.tiles import Tile
@@ -24,7 +25,11 @@ def zero_halo(simd: Simd, buffer: Buffer, image: Image) -> None:
             for start, count, step, length in _halo_spans(image):
                 with T.serial(0, count) as i:
                     offset = plane * size + start + i * step
-                    pieces(length, simd.lanes, lambda x, n, at=offset: simd.store(buffer, at + x, simd.splat(0), n))
+                    pieces(length, simd.lanes, partial(_zeros, simd, buffer, offset))
+
+
+def _zeros(simd: Simd, buffer: Buffer, start: Expr, i: Expr, valid: int) -> None:
+    simd.store(buffer, start + i, simd.splat(0), valid)
 
 
 def _halo_spans(image: Image) -> Iterator[tuple[int, int, int, int]]:

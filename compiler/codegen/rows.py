@@ -110,8 +110,8 @@ def _softmax_row(row: Row, logarithm: bool, score: Value, y: Buffer, start: Expr
 
     total = T.bind(T.max(row.total(exponential), simd.splat(_TINY)))
     if logarithm:
-        shift = T.bind(most + log(simd, total))
-        row.each(lambda i, valid, _: simd.store(y, start + i, score(i, valid) - shift, valid))
+        shift = T.bind(log(simd, total))
+        row.each(lambda i, valid, _: simd.store(y, start + i, score(i, valid) - most - shift, valid))
     else:
         factor = T.bind(simd.splat(1) / total)
         row.each(lambda i, valid, _: simd.store(y, start + i, simd.load(y, start + i, valid) * factor, valid))
