@@ -145,8 +145,8 @@ class Lowering:
             planar = value.name in self.planar
             image = Image(batch, height, width, channels, self.lanes, self.halo(value), planar)
             dense = self.dense(value)
-            if image.shape == value.shape or (height * width == 1 and math.prod(image.shape) == math.prod(value.shape)):
-                self.images[value.name] = dense, image
+            if (planar or height * width == 1) and math.prod(image.shape) == math.prod(value.shape):
+                self.images[value.name] = dense, image  # the same bytes
             else:
                 self.emit_image(value, PackImageSpec(image), self.plain_tile, [dense], image)
         return self.images[value.name]

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._decomp import core_aten_decompositions, get_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
 from tvm.relax.frontend.torch import from_exported_program
 
 from chipfit.codegen.program import Stock
@@ -41,9 +43,12 @@ def relax_function(stock: Stock) -> Any:
     """
     module = fx.GraphModule(nn.Module(), calls(stock))
     examples = tuple(torch.empty(value.shape, dtype=value.type.dtype) for value in stock.inputs)
-    program = torch.export.export(module, examples)
+    # Decomposed here, not by ExportedProgram.run_decompositions, which takes half a second whatever the size.
+    table = core_aten_decompositions() | get_decompositions([torch.ops.aten.native_batch_norm])
+    core = make_fx(module, decomposition_table=table, tracing_mode="fake")(*examples)
+    program = torch.export.export(core, examples)
     try:
-        imported = from_exported_program(program)
+        imported = from_exported_program(program, run_ep_decomposition=False)
     except (AssertionError, KeyError, ValueError, NotImplementedError) as error:
         ops = ", ".join(sorted({node.op for node in stock.nodes}))
         raise UserError(f"TVM cannot compile {ops} ({error}); rewrite that part of the model.") from error
