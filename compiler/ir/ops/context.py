@@ -16,15 +16,23 @@ Labels = tuple[Extent, ...]
 
 @dataclass
 class Labelling:
-    """Labels found so far. `indexes`: integer values whose entries name positions along an extent."""
+    """Labels found so far.
+
+    `indexes`: integer values whose entries name positions along an extent. `origins`: the values from which a value
+    is computed element by element.
+    """
 
     labels: dict[str, Labels]
+    origins: dict[str, frozenset[str]] = field(default_factory=dict)
     indexes: dict[str, Extent] = field(default_factory=dict)
     batch: Extent | None = None
     _understood: set[str] = field(default_factory=set)
 
     def of(self, value: Arg) -> Labels:
         return self.labels[value.name] if isinstance(value, Value) else ()
+
+    def origins_of(self, value: Value) -> frozenset[str]:
+        return self.origins.get(value.name, frozenset({value.name}))
 
     def index(self, value: Arg) -> Extent | None:
         """What the entries of `value` index; the caller answers for relating it to the outputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,10 +20,19 @@ from chipfit.ir.ops.signature import overload
 def broadcast_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     operands = [context.of(value) for value in node.inputs]
     labels = tuple(broadcast(operands, output.shape) for output in node.outputs)
-    if node.kind == "add" and [value.shape for value in node.inputs] == [node.outputs[0].shape] * 2:
+    origins = [context.origins_of(value) for value in node.inputs]
+    if is_residual(node, origins):
         for extent in labels[0]:
-            extent.use("hidden")  # a residual
+            extent.use("hidden")
+    else:
+        context.origins[node.name] = frozenset().union(*origins)
     return labels
+
+
+def is_residual(node: Node, origins: Sequence[frozenset[str]]) -> bool:
+    """A sum of two values of one shape that were computed apart; x + x^3 in a GELU isn't one."""
+    shapes = [value.shape for value in node.inputs]
+    return node.kind == "add" and shapes == [node.outputs[0].shape] * 2 and origins[0].isdisjoint(origins[1])
 
 
 def identity_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
