@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from chipfit.frontend.importer import import_model
+from chipfit.ir.graph import Graph
 
 Sample = tuple[nn.Module, tuple[Tensor, ...]]
 
@@ -338,6 +342,12 @@ ZOO: dict[str, Callable[[], Sample]] = {
     "two-inputs": two_inputs,
     "lstm": lstm,
 }
+
+
+@cache
+def imported(name: str) -> Graph:
+    """The graph of a zoo model, imported once for all tests."""
+    return import_model(*ZOO[name]())
 
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:

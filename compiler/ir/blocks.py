@@ -50,12 +50,14 @@ def find_blocks(graph: Graph, entry: str = "forward") -> Mapping[str, Block]:
 
 def find_branches(flow: Flow) -> Iterator[Span]:
     """Each `exit = skip + branch(skip)` whose branch has parameters. A projection beside the branch is no skip."""
+    skips: dict[str, Value] = {}  # exit -> skip of the branches so far
     for node in flow.entry.nodes:
         end = node.outputs[0]
         for skip, branch in additions(node):
-            if flow.depends(branch, origin(flow, skip)):
+            if any(flow.depends(branch, origin) for origin in origins(flow, skip, skips)):
                 nodes = flow.dying(skip, end)
                 if any(flow.weights(part) for part in nodes):
+                    skips[end.name] = skip
                     yield Span(kind_of(flow, nodes), skip, end, nodes)
                 break
 
@@ -79,11 +81,17 @@ def additions(node: Node) -> Iterator[tuple[Value, Value]]:
         yield second, first
 
 
-def origin(flow: Flow, value: Value) -> Value:
-    """The value behind casts."""
-    while (node := flow.entry.producers.get(value.name)) and node.kind == "to":
-        value = node.inputs[0]
-    return value
+def origins(flow: Flow, value: Value, skips: Mapping[str, Value]) -> Iterator[Value]:
+    """The value itself, then what it carries on unchanged: the source of a cast, the skip of a parallel branch."""
+    while True:
+        yield value
+        node = flow.entry.producers.get(value.name)
+        if value.name in skips:
+            value = skips[value.name]
+        elif node and node.kind == "to":
+            value = node.inputs[0]
+        else:
+            return
 
 
 def kind_of(flow: Flow, nodes: Sequence[Node]) -> str:

@@ -99,7 +99,7 @@ class _Reader:
     """Reads a graph line by line; values are known by name once they are declared."""
 
     def __init__(self, text: str) -> None:
-        self.lines = [Line(line, i) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        self.lines = [Line(line, i) for i, line in enumerate(text.splitlines() or [""], 1) if line.strip() or i == 1]
         self.parameters: dict[str, Parameter] = {}
         self.values: dict[str, Value] = {}
 
