@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,6 +185,10 @@ def hidden(package: str) -> Iterator[None]:
 
 
 def start_threads(count: int) -> None:
-    """Sizes TVM's thread pool, one for the process; -1 leaves the threads unbound to cores."""
+    """Sizes TVM's thread pool, one for the process, with no thread bound to a core.
+
+    TVM would bind the caller too, and with it whatever threads torch starts later: all of them on one core.
+    """
+    os.environ["TVM_BIND_THREADS"] = "0"
     configure: Callable[[int, int], None] = ffi().get_global_func("runtime.config_threadpool")
     configure(-1, count)
