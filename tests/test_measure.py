@@ -14,6 +14,13 @@ def test_every_callable_runs_once_a_round_and_the_order_turns() -> None:
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab" + "abc"
 
 
+def test_a_settled_call_follows_an_untimed_one_of_its_own() -> None:
+    calls: list[str] = []
+    timings = interleave({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, settle=1e-6)  # type: ignore[misc]
+    assert all(len(timing.samples) == 3 for timing in timings.values())
+    assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
+
+
 def test_it_stops_by_the_clock_after_three_rounds() -> None:
     assert len(interleave({"a": lambda: None}, rounds=1000, seconds=0)["a"].samples) == 3
 

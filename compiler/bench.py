@@ -1,0 +1,97 @@
+"""Our library beside other runtimes: same numbers asked for, same threads, one interleaved run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chipfit.artifact import MANIFEST, Artifact
+from chipfit.codegen import Library, compile_graph
+from chipfit.codegen.check import probe
+from chipfit.codegen.runtime import Array
+from chipfit.frontend.importer import import_model
+from chipfit.frontend.source import load_source
+from chipfit.ir import store
+from chipfit.ir.apply import can_rebatch, rebatch
+from chipfit.ir.emit import emit
+from chipfit.ir.graph import Graph
+from chipfit.job import folded
+from chipfit.measure import Timing, interleave
+from chipfit.passes.base import Progress, silent
+from chipfit.peers import PEERS, Call, check_installed, torch_eager
+from chipfit.targets.registry import get_target
+
+OURS = "chipfit"
+SECONDS = 10.0  # of timing
+SETTLE = 0.003  # seconds of rest before each call, in which other runtimes' threads stop spinning
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed: a graph at its batch, and our library for it."""
+
+    name: str
+    graph: Graph
+    library: Library
+
+
+def bench_model(
+    text: str, against: Sequence[str], progress: Progress = silent, seconds: float = SECONDS
+) -> dict[str, Any]:
+    """Times ARTIFACT, or SOURCE compiled as it is for this machine, beside the runtimes named in `against`.
+
+    `rows` hold, per runtime, `best_ms`, `median_ms` and `max_abs_error`: the largest difference from torch's output.
+    Raises UserError for a runtime that is unknown or not installed.
+    """
+    check_installed(against)
+    with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
+        progress("compiling", 0.0)
+        subject = load_subject(text, Path(folder))
+        calls, expected = callables(subject, against, Path(folder), progress)
+        errors = {name: max_error(call(), expected) for name, call in calls.items()}
+        progress(f"timing {', '.join(calls)}", 0.0)
+        timings = interleave(calls, rounds=1000, seconds=seconds, settle=SETTLE)
+    rows = [row(name, timings[name], errors[name]) for name in calls]
+    dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
+    return {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}
+
+
+def row(name: str, timing: Timing, error: float) -> dict[str, Any]:
+    return {"runtime": name, "best_ms": timing.best_ms, "median_ms": timing.median_ms, "max_abs_error": error}
+
+
+def load_subject(text: str, folder: Path) -> Subject:
+    """An artifact's own library and graph, or SOURCE imported, its batch norms folded, and compiled."""
+    place = Path(text)
+    if (place / MANIFEST).is_file():
+        Artifact.open(place)
+        return Subject(text, store.load(place), Library.load(place, place / store.STATE))
+    source = load_source(text)
+    graph = folded(import_model(source.model, source.example_inputs))
+    graph = rebatch(graph, len(source.example_inputs[0])) if can_rebatch(graph) else graph
+    return Subject(text, graph, compile_graph(graph, get_target("host"), folder / "library"))
+
+
+def callables(
+    subject: Subject, against: Sequence[str], folder: Path, progress: Progress
+) -> tuple[dict[str, Call], Sequence[Array]]:
+    """Our library and each peer as functions of nothing, all on the same inputs, and torch's outputs on them."""
+    inputs = probe(subject.graph)
+    arrays = [tensor.numpy() for tensor in inputs]
+    module, threads = emit(subject.graph), subject.library.threads
+    calls: dict[str, Call] = {OURS: lambda: subject.library(*arrays)}
+    for name in against:
+        progress(f"preparing {name}", 0.0)
+        calls[name] = PEERS[name](module, inputs, threads, folder)
+    return calls, torch_eager(module, inputs, threads, folder)()
+
+
+def max_error(found: Sequence[Array], expected: Sequence[Array]) -> float:
+    """The largest absolute difference between two sequences of outputs."""
+    pairs = zip(found, expected, strict=True)
+    return max(float(np.abs(np.asarray(ours, np.float64) - theirs).max()) for ours, theirs in pairs)
