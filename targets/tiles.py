@@ -157,11 +157,13 @@ def _tile(
     return Tile(width, mr, nv * width, order, chip.threads, prefetch)
 
 
-def depthwise_tile(chip: CpuShape, batch: int, ho: int, wo: int) -> Tile:
-    """The tile for depthwise and other kernels on images that work one vector of channels at a time.
+def depthwise_tile(chip: CpuShape, batch: int, ho: int, wo: int, channels: int) -> Tile:
+    """The tile for a depthwise convolution, which works on one vector of channels at a time.
 
-    Eight sums hide the latency of multiply-adds on two pipes and leave room for a row of taps. Blocks of channels run
-    in parallel where the image has fewer than a dozen rows for each thread.
+    Eight sums hide the latency of multiply-adds on two pipes. While one vector of channels of a whole image is
+    no more than twice the first-level cache, a thread keeps its channels and their filter; larger images go by rows.
     """
-    order: Order = "rows" if batch * ho >= 12 * chip.threads else "columns"
+    plane = ho * wo * chip.vector_bits // 8
+    few = -(-channels // lanes(chip)) < chip.threads
+    order: Order = "rows" if plane > 2 * chip.l1_bytes or few else "columns"
     return Tile(lanes(chip), pixel_block(_PER_CYCLE * _LATENCY, 1, wo)[1], lanes(chip), order, chip.threads)

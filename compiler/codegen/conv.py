@@ -90,7 +90,7 @@ class _Conv:
         batch, top, left = origin
         first = g * self.channels_out + n
 
-        def position(pixel: Expr, channel: int) -> tuple[Expr, ...]:
+        def position(pixel: Expr, channel: Expr) -> tuple[Expr, ...]:
             return (batch, top + pixel // size[1], left + pixel % size[1], first + channel)
 
         def reduce(multiply: Multiply) -> None:

@@ -13,7 +13,7 @@ from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import CONVS, Kernel
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.targets.tiles import conv_tile
+from chipfit.targets.tiles import conv_tile, depthwise_tile
 
 if TYPE_CHECKING:
     from chipfit.codegen.lower import Lowering
@@ -135,7 +135,8 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     r, s = shape.weight.shape[2:]
     spec: ConvSpec | DepthwiseSpec
     if kernel.kind == "depthwise" and channels == source.channels:
-        spec, tile = DepthwiseSpec(source, target, *settings, steps.epilogue), low.plain_tile
+        spec = DepthwiseSpec(source, target, *settings, steps.epilogue)
+        tile = depthwise_tile(low.cpu, batch, height, width, channels)
     else:
         spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue)
         tile = conv_tile(low.cpu, batch, height, width, source.channels, channels, r, s, shape.groups)

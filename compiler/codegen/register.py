@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from tvm.tirx.script import builder as T
 
 from chipfit.codegen.epilogue import Finish, Layout
-from chipfit.codegen.kernel import Buffer, Expr, Simd
+from chipfit.codegen.kernel import Buffer, Expr, Simd, pieces
 
+Position = Callable[[Expr, Expr], Sequence[Expr]]  # (row, column) of the tile -> the output's logical index
 Multiply = Callable[[Sequence[Expr], Sequence[Expr]], None]  # (one scalar per row, one vector per column vector)
 
 
@@ -42,13 +43,8 @@ class RegisterTile:
         """How many lanes of a vector are inside."""
         return min(self.simd.lanes, self.columns - vector * self.simd.lanes)
 
-    def emit(
-        self, reduce: Callable[[Multiply], None], position: Callable[[Expr, int], Sequence[Expr]], output: Output
-    ) -> None:
-        """Accumulate by `reduce`, which emits the loops and calls `multiply` in them, then finish and store.
-
-        `position(row, column)` is the output's logical index.
-        """
+    def emit(self, reduce: Callable[[Multiply], None], position: Position, output: Output) -> None:
+        """Accumulate by `reduce`, which emits the loops and calls `multiply` in them, then finish and store."""
         accumulators = [[self.simd.register(self.simd.splat(0)) for _ in range(self.vectors)] for _ in range(self.rows)]
 
         def multiply(scalars: Sequence[Expr], vectors: Sequence[Expr]) -> None:
@@ -60,28 +56,26 @@ class RegisterTile:
         reduce(multiply)
         self._store(accumulators, position, output)
 
-    def _store(
-        self, accumulators: list[list[Buffer]], position: Callable[[Expr, int], Sequence[Expr]], output: Output
-    ) -> None:
+    def _store(self, accumulators: list[list[Buffer]], position: Position, output: Output) -> None:
         heavy = output.finish.heavy
         for row, registers in enumerate(accumulators):
             for vector, register in enumerate(registers):
-                where = position(row, vector * self.simd.lanes)
+                where, valid = position(row, vector * self.simd.lanes), self.valid(vector)
                 value = self.simd.get(register)
-                self._write(output, where, value if heavy else output.finish(value, where, self.valid(vector)), vector)
+                value = value if heavy else output.finish(value, where, valid)
+                self.simd.store(output.buffer, output.layout.at(where), value, None if self.padded else valid)
         if heavy:
             self._finish_again(position, output)
 
-    def _finish_again(self, position: Callable[[Expr, int], Sequence[Expr]], output: Output) -> None:
+    def _finish_again(self, position: Position, output: Output) -> None:
         """A long epilogue runs in a loop over the stored tile, still in the first cache: inlined it would spill."""
+        lanes = self.simd.lanes
+
+        def vector(row: Expr, column: Expr, valid: int) -> None:
+            where = position(row, column)
+            stored = None if self.padded else valid
+            value = T.bind(self.simd.load(output.buffer, output.layout.at(where), stored))
+            self.simd.store(output.buffer, output.layout.at(where), output.finish(value, where, valid), stored)
+
         with T.serial(0, self.rows) as row:
-            for vector in range(self.vectors):
-                where = position(row, vector * self.simd.lanes)
-                value = T.bind(self.simd.load(output.buffer, output.layout.at(where), self._stored(vector)))
-                self._write(output, where, output.finish(value, where, self.valid(vector)), vector)
-
-    def _write(self, output: Output, where: Sequence[Expr], value: Expr, vector: int) -> None:
-        self.simd.store(output.buffer, output.layout.at(where), value, self._stored(vector))
-
-    def _stored(self, vector: int) -> int | None:
-        return None if self.padded else self.valid(vector)
+            pieces(self.columns, lanes, lambda column, valid: vector(row, column, valid))

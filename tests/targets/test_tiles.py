@@ -50,7 +50,8 @@ def test_pixel_blocks_hold_no_more_than_the_tile(mr: int, height: int, width: in
     assert rows == 1 or columns == width
 
 
-def test_small_images_run_depthwise_by_channels() -> None:
-    assert depthwise_tile(AVX512, 1, 7, 7).order == "columns"
-    assert depthwise_tile(AVX512, 1, 56, 56).order == "rows"
-    assert depthwise_tile(AVX512, 1, 56, 56).mr == 8
+def test_depthwise_goes_by_rows_where_a_plane_leaves_the_cache_or_channels_are_few() -> None:
+    assert depthwise_tile(AVX512, 1, 28, 28, 192).order == "columns"
+    assert depthwise_tile(AVX512, 1, 56, 56, 144).order == "rows"
+    assert depthwise_tile(AVX512, 1, 28, 28, 16).order == "rows"
+    assert depthwise_tile(AVX512, 1, 56, 56, 144).mr == 8
