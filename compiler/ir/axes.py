@@ -155,7 +155,8 @@ def follow_zeros(graph: Graph, entry: EntryPoint, labels: Mapping[str, Labels]) 
     for node in entry.nodes:
         zero = lookup(node).zero(flow, node)
         for value in node.outputs:
-            flow.zeros[value.name] = zero & flow.atoms(value)
+            positions = value.type.dtype != node.outputs[0].type.dtype  # of a maximum: 0 is one like any other
+            flow.zeros[value.name] = frozenset() if positions else zero & flow.atoms(value)
 
 
 def name_axes(graph: Graph, parameters: Mapping[str, Labels]) -> tuple[Mapping[str, Axis], Mapping[str, Extent]]:

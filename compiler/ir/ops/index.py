@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh
+from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh, prunable
 from chipfit.ir.ops.pieces import replaced
 from chipfit.ir.ops.record import Op, Shapes, Work, carried_zero, moved, per_input, size_in_bytes
 from chipfit.ir.ops.shape import carry_index, dimension, number
@@ -85,6 +85,12 @@ def gather_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     positions = context.of(index)
     align(x, positions, place)
     return (positions,)
+
+
+def gather_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
+    """Zero where the source is, along the dimensions that aren't gathered."""
+    source = node.inputs[0]
+    return flow.zero(source) - prunable([flow.of(source)[dimension(node)]])
 
 
 def align(x: Labels, positions: Labels, place: int) -> None:
@@ -204,12 +210,12 @@ OPS = (
     Op("embedding", embedding_axes, "move", lookup_work, embedding_zero),
     Op("index", index_axes, "move", lookup_work, source_zero),
     Op("index_select", index_select_axes, "move", lookup_work, source_zero),
-    Op("gather", gather_axes, "move", lookup_work, source_zero),
+    Op("gather", gather_axes, "move", lookup_work, gather_zero),
     *(Op(name, scatter_axes, "move", moved, carried_zero) for name in ("scatter", "scatter_add", "scatter_reduce")),
     *(Op(name, index_add_axes, "move", moved, carried_zero) for name in ("index_add", "index_copy", "index_fill")),
     Op("index_put", index_put_axes, "move", moved, carried_zero),
-    Op("topk", topk_axes, "reduce", per_input(4), rewrite=topk_rewrite),
-    *(Op(name, sort_axes, "reduce", per_input(10)) for name in ("sort", "argsort")),
+    Op("topk", topk_axes, "reduce", per_input(4), carried_zero, topk_rewrite),
+    *(Op(name, sort_axes, "reduce", per_input(10), carried_zero) for name in ("sort", "argsort")),
     Op("one_hot", one_hot_axes, "pointwise", moved, rewrite=one_hot_rewrite),
     Op("histc", histc_axes, "reduce", per_input(1), rewrite=histc_rewrite),
 )

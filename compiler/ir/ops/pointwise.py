@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chipfit.ir.extent import Extent
+from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, ZeroFlow, broadcast
 from chipfit.ir.ops.record import Op, carried_zero, moved, per_output
@@ -41,6 +41,14 @@ def identity_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     if index is not None:
         context.indexes[node.outputs[0].name] = index
     return (context.of(node.inputs[0]),)
+
+
+def prelu_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
+    """One slope for all, or one for each channel, dimension 1."""
+    x, slopes = (context.of(value) for value in node.inputs)
+    if slopes and slopes[0].size > 1:
+        unify(slopes[0], x[1])
+    return (x,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +108,6 @@ UNTAGGED = ("fill", "floor_divide", "hardswish", "isin", "lerp", "log_sigmoid", 
 OPS = (
     *(replace(IDENTITY, name=name) for name in ("to", "_to_copy", "clone", "contiguous", "detach", "alias")),
     *(replace(POINTWISE, name=name) for name in UNTAGGED),
+    Op("prelu", prelu_axes, "pointwise", per_output(2), lambda flow, node: flow.zero(node.inputs[0])),
     Op("zeros_like", broadcast_axes, "pointwise", moved, lambda flow, node: flow.atoms(node.outputs[0])),
 )

@@ -62,10 +62,21 @@ def permute_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return (tuple(x[dim] for dim in integers(arguments(node)["dims"])),)
 
 
+def movedim_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
+    carry_index(context, node)
+    x, given = context.of(node.inputs[0]), arguments(node)
+    sources = [dim % len(x) for dim in integers(given["source"])]
+    targets = [dim % len(x) for dim in integers(given["destination"])]
+    rest = (extent for dim, extent in enumerate(x) if dim not in sources)
+    moved_to = {target: x[source] for source, target in zip(sources, targets, strict=True)}
+    return (tuple(moved_to[dim] if dim in moved_to else next(rest) for dim in range(len(x))),)
+
+
 def transpose_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     carry_index(context, node)
     x = list(context.of(node.inputs[0]))
-    first, second = dimension(node, "dim0"), dimension(node, "dim1")
+    names = ("axis0", "axis1") if "axis0" in arguments(node) else ("dim0", "dim1")
+    first, second = (dimension(node, name) for name in names)
     x[first], x[second] = x[second], x[first]
     return (tuple(x),)
 
@@ -168,7 +179,8 @@ RESHAPES = ("reshape", "view", "_unsafe_view", "view_copy", "flatten", "unflatte
 OPS = (
     *(Op(name, reshape_axes, "move", free, carried_zero, reshape_rewrite) for name in RESHAPES),
     Op("permute", permute_axes, "move", moved, carried_zero),
-    Op("transpose", transpose_axes, "move", moved, carried_zero),
+    *(Op(name, transpose_axes, "move", moved, carried_zero) for name in ("transpose", "swapaxes", "swapdims")),
+    Op("movedim", movedim_axes, "move", moved, carried_zero),
     *(Op(name, matrix_transpose_axes, "move", moved, carried_zero) for name in ("t", "mT")),
     Op("unsqueeze", unsqueeze_axes, "move", free, carried_zero),
     *(Op(name, expand_axes, "move", moved, carried_zero, expand_rewrite) for name in ("expand", "broadcast_to")),
