@@ -20,7 +20,7 @@ from chipfit.passes.base import Inputs, Progress, silent
 WARM_UP = 10  # steps
 TIMED = 4  # steps, the first of which is slower, after which the number of steps is fixed where a time was asked for
 JUDGED = 4  # times on the way that the held-out loss is taken
-PATIENCE = 2  # times in a row that it may be worse than the best
+PATIENCE = 2  # times in a row that it may have risen; a high rate may well lift it at first
 BETAS = (0.9, 0.95)
 CLIP = 1.0  # norm of the gradient
 CHECKPOINT_SECONDS = 120.0
@@ -47,11 +47,12 @@ class Course:
     seconds: float = 0.0
     before: float = math.nan
     best: float = math.inf
-    worse: int = 0  # judgements in a row that were worse than the best
+    last: float = math.inf
+    rises: int = 0  # in a row
 
     @property
     def finished(self) -> bool:
-        return self.worse >= PATIENCE or 0 < self.planned <= self.done
+        return self.rises >= PATIENCE or 0 < self.planned <= self.done
 
 
 def rate(done: int, planned: int) -> float:
@@ -128,13 +129,13 @@ class Training:
         return planned > 0 and (done >= planned or done * JUDGED // planned > (done - 1) * JUDGED // planned)
 
     def _judge(self) -> None:
-        loss = self.judge()
-        if loss < self.course.best:
-            self.course = replace(self.course, best=loss, worse=0)
+        loss, course = self.judge(), self.course
+        rises = 0 if loss <= course.last else course.rises + 1  # NaN counts as a rise
+        self.course = replace(course, last=loss, rises=rises)
+        if loss < course.best:
+            self.course = replace(self.course, best=loss)
             for name, tensor in self.tensors.items():
                 self.best[name].copy_(tensor.detach())
-        else:
-            self.course = replace(self.course, worse=self.course.worse + 1)
 
     def _save(self, path: Path) -> None:
         """Everything that the rest of the run depends on, in one file that is renamed into place."""
