@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from chipfit.ir.graph import Graph, Node, Value
 from chipfit.ir.ops.signature import arguments
 from chipfit.passes.base import Context, Inputs, Pass, PassResult, PreconditionError, require_calibration
 from chipfit.passes.layers import Layer, layers, with_ones
-from chipfit.passes.repair import DAMPING, NormalEquations
+from chipfit.passes.repair import NormalEquations
 from chipfit.passes.statistics import at_batch, chunked, trace
 
 PARTS = 5  # of the calibration data, of which the last judges
+DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3)  # the fewer rows there are for each column, the more it takes
 
 Alive = dict[str, Tensor]  # the tensors of a run in progress
 
@@ -35,17 +37,18 @@ class Compensate(Pass):
     after:  down(x') with `down` refitted so that it gives what the teacher's down(x) gives
 
     Layers are repaired in graph order, each on inputs that all earlier repairs have shaped; batch norms are given the
-    mean and variance of their new inputs. A change that does not lower the error on the last part of the data is left.
+    moments that the teacher's have. The last part of the data chooses the damping, unless one is given, and whether a
+    repair is made at all: one that does not lower the error there is left out.
     """
 
     name: ClassVar[str] = "compensate"
     summary: ClassVar[str] = "refit the layers that read a pruned axis, in closed form, and BatchNorm statistics"
-    samples: int = 32
-    damping: float = DAMPING
+    samples: int = 64
+    damping: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.damping <= 0:
-            raise UserError("compensate needs samples of at least 1 and a damping above 0; raise them.")
+        if self.samples < 1 or not 0 <= self.damping < math.inf:
+            raise UserError("compensate needs samples of at least 1 and a finite damping of at least 0; change them.")
 
     def requires(self, graph: Graph, context: Context) -> None:
         require_calibration(context)
@@ -98,9 +101,14 @@ class LayerTarget(Target):
     layer: Layer
 
     def repair(self, runs: Sequence[Alive], wanted: Sequence[Tensor], damping: float) -> Alive:
-        found = self._equations(runs[:-1] or runs, wanted[:-1] or wanted).solve(damping)
-        if self._equations(runs[-1:], wanted[-1:]).gain(found) <= 0:
+        check = self._equations(runs[-1:], wanted[-1:])
+        fit = self._equations(runs[:-1], wanted[:-1]) if len(runs) > 1 else check
+        choices = (damping,) if damping else DAMPINGS if len(runs) > 1 else DAMPINGS[-1:]
+        gains = {choice: check.gain(fit.solve(choice)) for choice in choices}
+        best = max(gains, key=gains.__getitem__)
+        if gains[best] <= 0:
             return {}
+        found = (fit + check if len(runs) > 1 else fit).solve(best)
         layer, weight, bias = self.layer, runs[0][self.layer.weight], self.layer.bias
         added = found.mT  # [groups, outputs, columns]
         matrix = layer.matrix(weight).double()
