@@ -187,8 +187,9 @@ def hidden(package: str) -> Iterator[None]:
 def start_threads(count: int) -> None:
     """Sizes TVM's thread pool, one for the process, with no thread bound to a core.
 
-    TVM would bind the caller too, and with it whatever threads torch starts later: all of them on one core.
+    TVM would bind the caller too, and with it whatever threads torch starts later: all of them on one core. Unless told
+    otherwise before its pool starts, it takes half of the cores for hyper-threads and never uses them.
     """
-    os.environ["TVM_BIND_THREADS"] = "0"
+    os.environ |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(count)}
     configure: Callable[[int, int], None] = ffi().get_global_func("runtime.config_threadpool")
     configure(-1, count)
