@@ -5,6 +5,7 @@ from __future__ import annotations
 from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, fresh
+from chipfit.ir.ops.pointwise import broadcast_axes
 from chipfit.ir.ops.record import Op, Shapes, Work, no_zero, size_in_bytes
 from chipfit.ir.ops.signature import arguments, with_arguments
 
@@ -59,6 +60,9 @@ OPS = (
         Op(name, filled_axes, "pointwise", written, no_zero, filled_rewrite)
         for name in ("ones", "full", "empty", "rand", "randn", "new_ones", "new_full", "new_empty")
     ),
+    *(Op(name, broadcast_axes, "pointwise", written) for name in ("empty_like", "ones_like", "full_like")),
+    *(Op(name, broadcast_axes, "pointwise", written) for name in ("rand_like", "randn_like")),
+    Op("zeros_like", broadcast_axes, "pointwise", written, all_zero),
     Op("arange", arange_axes, "pointwise", written, no_zero, arange_rewrite),
     *(
         Op(name, data_axes, "pointwise", written)

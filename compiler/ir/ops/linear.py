@@ -162,9 +162,8 @@ def einsum_work(node: Node, shapes: Shapes) -> Work:
 
 
 def grouped_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
-    """Rows of x in consecutive runs, each with its own matrix: (t, k) x (e, k, n) -> (t, n); `offs` ends the runs."""
-    given = arguments(node)
-    x, weight, ends = context.of(given["self"]), context.of(given["mat2"]), context.of(given["offs"])
+    """Rows of x in consecutive runs, each with its own matrix: (t, k) x (e, k, n) -> (t, n); `ends` of the runs (e)."""
+    x, weight, ends = (context.of(value) for value in node.inputs[:3])
     if (len(x), len(weight), len(ends)) != (2, 3, 1):
         return frozen_axes(context, node)
     unify(x[1], weight[1]).use("read")
@@ -174,12 +173,15 @@ def grouped_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
 
 
 def grouped_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
-    given = arguments(node)
-    x, weight = given["self"], given["mat2"]
+    x, weight = node.inputs[:2]
     if len(flow.of(weight)) != 3:
         return frozenset()
     flow.sums_over(flow.of(x)[-1:], node, x, weight)
     return product_zero(flow, node.outputs[0], (x, flow.of(x)[:1]), (weight, flow.of(weight)[2:]))
+
+
+def grouped_work(node: Node, shapes: Shapes) -> Work:
+    return counted(2 * volume(node.outputs[0], shapes) * shapes[node.inputs[0].name][-1], node, shapes)
 
 
 OPS = (
@@ -189,5 +191,5 @@ OPS = (
         for name in ("matmul", "mm", "bmm", "mv", "addmm", "baddbmm")
     ),
     Op("einsum", einsum_axes, "matmul", einsum_work, einsum_zero),
-    Op("_grouped_mm", grouped_axes, "matmul", matmul_work, grouped_zero),
+    *(Op(name, grouped_axes, "matmul", grouped_work, grouped_zero) for name in ("_grouped_mm", "grouped_mm_fallback")),
 )

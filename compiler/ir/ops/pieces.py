@@ -61,42 +61,62 @@ def pick_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return (replaced(x, place),) * len(node.outputs)
 
 
-def bounds(node: Node) -> tuple[int, int, int]:
-    """Start, step and number of entries of a slice."""
-    place = dimension(node)
-    size = node.inputs[0].shape[place]
-    start, length = number(node, "start"), number(node, "length", node.outputs[0].shape[place])
-    start = max(start + size, 0) if start < 0 else min(start, size)
-    return start, number(node, "step", 1), length
+def bounds(node: Node, length: int) -> tuple[int, int]:
+    """Start and step of a slice that takes `length` entries."""
+    size = node.inputs[0].shape[dimension(node)]
+    start = number(node, "start")
+    return max(start + size, 0) if start < 0 else min(start, size - length), number(node, "step", 1)
+
+
+def sliced(extent: Extent, start: int, step: int, length: int) -> Extent | None:
+    """A contiguous slice is a piece; every s-th entry is the outer factor of (n / s, s). None for any other."""
+    if length == 0 or (step > 1 and length * step != extent.size):
+        return None
+    if step > 1:
+        out, inner = split(extent, length, step)
+        inner.fix("strided slice")
+        return out
+    sizes = [piece for piece in (start, length, extent.size - start - length) if piece]
+    return pieces(extent, sizes)[1 if start else 0]
 
 
 def slice_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
-    """A contiguous slice is a piece; every s-th entry is the outer factor of (n / s, s)."""
     carry_index(context, node)
     x, place = context.of(node.inputs[0]), dimension(node)
-    start, step, length = bounds(node)
-    size = x[place].size
-    if length == 0 or (step > 1 and length * step != size):
+    length = node.outputs[0].shape[place]
+    out = sliced(x[place], *bounds(node, length), length)
+    if out is None:
         x[place].fix("slice")
         (out,) = fresh((length,), "slice")
-    elif step > 1:
-        out, inner = split(x[place], length, step)
-        inner.fix("strided slice")
-    else:
-        sizes = [piece for piece in (start, length, size - start - length) if piece]
-        out = pieces(x[place], sizes)[1 if start else 0]
     return (replaced(x, place, out),)
 
 
+def scatter_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
+    """x with a slice of it replaced by the source."""
+    x, source = (context.of(value) for value in node.inputs)
+    place = dimension(node)
+    length = source[place].size
+    part = sliced(x[place], *bounds(node, length), length)
+    if part is None:
+        x[place].fix("slice")
+        source[place].fix("slice")
+    for extent, same in zip(replaced(x, place, part or source[place]), source, strict=True):
+        unify(extent, same)
+    return (x,)
+
+
 def slice_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
+    """Bounds count the entries left; a strided slice runs to the end."""
     place = dimension(node)
     extent = resize.of(node.inputs[0])[place]
-    start, step, length = bounds(node)
+    length = (node.inputs[-1] if node.kind == "slice_scatter" else node.outputs[0]).shape[place]
+    start, step = bounds(node, length)
     if step > 1:
         return (with_arguments(node, end=END),) if length * step == extent.size else (node,)
     first, last = resize.before(extent, start), resize.before(extent, start + length)
-    args = (node.inputs[0], place, first, last)
-    return (Node("aten.slice.Tensor", args, (), node.outputs, node.module),)
+    if node.kind == "narrow":
+        return (with_arguments(node, start=first, length=last - first),)
+    return (with_arguments(node, start=first, end=last),)
 
 
 def pad_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
@@ -146,6 +166,7 @@ OPS = (
     *(Op(name, split_axes, "move", moved, carried_zero, split_rewrite) for name in SPLITS),
     *(Op(name, pick_axes, "move", moved, carried_zero) for name in ("select", "unbind")),
     *(Op(name, slice_axes, "move", moved, carried_zero, slice_rewrite) for name in ("slice", "narrow")),
+    Op("slice_scatter", scatter_axes, "move", moved, carried_zero, slice_rewrite),
     *(Op(name, pad_axes, "move", moved, pad_zero) for name in ("pad", "constant_pad_nd")),
     Op("glu", glu_axes, "pointwise", per_output(2), carried_zero),
     *(Op(name, grid_axes, "move", moved, carried_zero) for name in ("broadcast_tensors", "meshgrid")),

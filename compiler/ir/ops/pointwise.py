@@ -109,5 +109,4 @@ OPS = (
     *(replace(IDENTITY, name=name) for name in ("to", "_to_copy", "clone", "contiguous", "detach", "alias")),
     *(replace(POINTWISE, name=name) for name in UNTAGGED),
     Op("prelu", prelu_axes, "pointwise", per_output(2), lambda flow, node: flow.zero(node.inputs[0])),
-    Op("zeros_like", broadcast_axes, "pointwise", moved, lambda flow, node: flow.atoms(node.outputs[0])),
 )
