@@ -130,9 +130,9 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     target = target_image(low, kernel)
     steps = collected(low, kernel, target, shape.bias)
     tensor, source = low.image(shape.source)
-    settings = (shape.weight.shape[2:], shape.stride, shape.padding, shape.dilation)
     batch, channels, height, width = anchor.shape
     r, s = shape.weight.shape[2:]
+    settings = ((r, s), shape.stride, shape.padding, shape.dilation)
     spec: ConvSpec | DepthwiseSpec
     if kernel.kind == "depthwise" and channels == source.channels:
         spec = DepthwiseSpec(source, target, *settings, steps.epilogue)

@@ -68,8 +68,7 @@ def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
     if stack != b_stack or a.shape[:-2] != b.shape[:-2]:
         raise Unsupported("matmul that broadcasts")
     steps = collected(low, kernel, (stack, m, n), None)
-    views = {"a_view": a_view, "b_view": b_view}
-    spec = MatmulSpec(stack, m, n, k, "activation", transposed, epilogue=steps.epilogue, **views)
+    spec = MatmulSpec(stack, m, n, k, "activation", transposed, 1, steps.epilogue, a_view, b_view)
     tile = matmul_tile(low.cpu, m, n, k, stack)
     low.emit_dense(kernel.output, spec, tile, [a_tensor, b_tensor, *operands(low, steps)])
 
@@ -153,7 +152,7 @@ def lower_weights(low: Lowering, kernel: Kernel) -> None:
     tensors = [low.dense(scores)]
     shape = None
     if causal or mask is not None:
-        table = low.causal_mask(*scores.shape[-2:]) if causal else low.additive_mask(mask, kernel)
+        table = low.additive_mask(mask, kernel) if mask is not None else low.causal_mask(*scores.shape[-2:])
         tensors.append(table)
         shape = table.shape
     low.emit_dense(kernel.output, SoftmaxSpec(scores.shape, factor, shape), low.plain_tile, tensors)

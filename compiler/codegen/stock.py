@@ -44,7 +44,7 @@ def relax_function(stock: Stock) -> Any:
     module = fx.GraphModule(nn.Module(), calls(stock))
     examples = tuple(torch.empty(value.shape, dtype=value.type.dtype) for value in stock.inputs)
     # Decomposed here, not by ExportedProgram.run_decompositions, which takes half a second whatever the size.
-    table = core_aten_decompositions() | get_decompositions([torch.ops.aten.native_batch_norm])
+    table: dict[Any, Any] = core_aten_decompositions() | get_decompositions([torch.ops.aten.native_batch_norm])
     core = make_fx(module, decomposition_table=table, tracing_mode="fake")(*examples)
     program = torch.export.export(core, examples)
     try:

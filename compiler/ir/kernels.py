@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from chipfit.ir.fusion import STRIDED, Kernel, folded, kernels, origin
-from chipfit.ir.graph import Node, Value
+from chipfit.ir.graph import Arg, Node, Value
 
 __all__ = ["Kernel", "Work", "folded", "kernels", "work"]
 
@@ -118,12 +118,12 @@ def reduce_dims(node: Node, shapes: Shapes) -> Dims:
     return {"rows": math.prod(shape[:-1]), "width": shape[-1]}
 
 
-def first_of(argument: object) -> int:
-    return int(argument[0] if isinstance(argument, tuple) else argument)  # type: ignore[call-overload, no-any-return]
+def first_of(argument: Arg) -> int:
+    return int(argument[0] if isinstance(argument, tuple) else argument)  # type: ignore[arg-type]
 
 
-def last_of(argument: object) -> int:
-    return int(argument[-1] if isinstance(argument, tuple) else argument)  # type: ignore[call-overload, no-any-return]
+def last_of(argument: Arg) -> int:
+    return int(argument[-1] if isinstance(argument, tuple) else argument)  # type: ignore[arg-type]
 
 
 def conv_flops(d: Dims) -> int:
