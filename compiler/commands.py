@@ -49,12 +49,12 @@ def compile_(source: str, budgets: tuple[str, ...], as_json: bool, passes: str |
 
     SOURCE is FILE.py:FUNCTION (returns a model and example inputs), hf:DIR, gguf:FILE, pt2:FILE or a built-in's name.
     """
-    from chipfit.api import compile_source
+    from chipfit.api import DEFAULT_PASSES, compile_source
     from chipfit.progress import shown
 
-    given = {"passes": passes} if passes else {}
     with shown() as progress:
-        artifact = compile_source(source, budget=budgets, progress=progress, **given, **options)
+        spec = passes or DEFAULT_PASSES
+        artifact = compile_source(source, budget=budgets, passes=spec, progress=progress, **options)
     if as_json:
         print_json(artifact.manifest)
     else:
@@ -149,9 +149,10 @@ def targets() -> None:
 @json_option
 def list_targets(as_json: bool) -> None:
     """List every chip, its family, and whether its costs are calibrated."""
+    from chipfit.calibration import recalled
     from chipfit.targets.registry import get_target, target_names
 
-    found = [get_target(name) for name in target_names()]
+    found = [recalled(get_target(name)) for name in target_names()]
     rows = [{"name": target.name, "family": target.family, "status": target.status} for target in found]
     if as_json:
         print_json(rows)
@@ -164,9 +165,10 @@ def list_targets(as_json: bool) -> None:
 @json_option
 def show_target(name: str, as_json: bool) -> None:
     """Show every figure of a chip, with its unit, source and status."""
+    from chipfit.calibration import recalled
     from chipfit.targets.registry import get_target
 
-    profile = get_target(name).profile
+    profile = recalled(get_target(name)).profile
     if as_json:
         print_json(display.profile_json(profile))
     else:

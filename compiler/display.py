@@ -105,7 +105,7 @@ def _all(chip: Profile) -> list[tuple[str, Any]]:
 def calibration_json(found: Calibration) -> dict[str, Any]:
     rows = [dict(zip(("name", "held_out", "predicted_ms", "measured_ms"), row, strict=True)) for row in found.rows]
     errors = {"median_error": found.median_error, "p95_error": found.p95_error}
-    return {**errors, "seconds": found.seconds, "samples": rows}
+    return {**errors, "samples": rows}
 
 
 def calibration(found: Calibration) -> None:
@@ -115,7 +115,7 @@ def calibration(found: Calibration) -> None:
         if left_out
     )
     show(TextTable("Graphs that took no part in the fit", ("graph", "predicted", "measured", "error"), held_out))
-    say(f"Median error {found.median_error:.1%}, 95th percentile {found.p95_error:.1%}, in {found.seconds:.0f} s.")
+    say(f"Their median error is {found.median_error:.1%}, the 95th percentile {found.p95_error:.1%}.")
 
 
 def pass_json(cls: type[Pass]) -> dict[str, Any]:

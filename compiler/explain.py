@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from chipfit.calibration import recalled
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import Source, load_source
 from chipfit.ir.apply import rebatch
@@ -16,8 +17,7 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
-from chipfit.passes.base import Context
-from chipfit.passes.fold_batch_norm import FoldBatchNorm
+from chipfit.job import folded
 from chipfit.search.sensitivity import step_of
 from chipfit.targets.cost import Cost, LayerCost
 from chipfit.targets.registry import Target, get_target
@@ -85,7 +85,8 @@ class Explanation:
 
 def explain(text: str, target: str) -> Explanation:
     """What SOURCE is on a target, from its shapes alone: no weights are read where the source can do without."""
-    return explain_source(load_source(text, weights=False), get_target(target))
+    chip = recalled(get_target(target))
+    return explain_source(load_source(text, weights=False), chip)
 
 
 def explain_source(source: Source, target: Target) -> Explanation:
@@ -125,7 +126,7 @@ def _layer(name: str, parts: list[LayerCost], total_ms: float) -> LayerLine:
 
 def _deployed(graph: Graph, batch: int | None) -> Graph:
     """The graph as it is compiled if nothing is removed."""
-    ready = FoldBatchNorm().run(graph, Context(teacher=graph)).graph
+    ready = folded(graph)
     return rebatch(ready, batch) if batch else ready
 
 

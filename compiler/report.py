@@ -48,8 +48,11 @@ def verdict(record: Mapping[str, Any]) -> str:
 
 def cost_table(record: Mapping[str, Any]) -> TextTable:
     columns = {"baseline": record["baseline"], "predicted": record["predicted"], "measured": record["result"]}
-    quantities = (("latency", "latency_ms", milliseconds), ("peak memory", "peak_memory_bytes", megabytes))
-    quantities = (*quantities, ("weights", "weight_bytes", megabytes))
+    quantities = (
+        ("latency", "latency_ms", milliseconds),
+        ("peak memory", "peak_memory_bytes", megabytes),
+        ("weights", "weight_bytes", megabytes),
+    )
     rows = tuple((label, *(show(costs[key]) for costs in columns.values())) for label, key, show in quantities)
     return TextTable("Cost", ("", *columns), rows)
 

@@ -43,7 +43,8 @@ class Encoder(nn.Module):
         additive = (1 - mask)[:, None, None, :] * MASKED
         states = self.encoder(states, attention_mask=additive).last_hidden_state
         mean = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-        return mean * mean.square().sum(1, keepdim=True).rsqrt()
+        unit: Tensor = mean * mean.square().sum(1, keepdim=True).rsqrt()
+        return unit
 
 
 def folder() -> Path:

@@ -31,7 +31,8 @@ class InvertedResidual(nn.Module):
         self.keeps_shape = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x) if self.keeps_shape else self.branch(x)
+        y: Tensor = self.branch(x)
+        return x + y if self.keeps_shape else y
 
 
 class MobileNetV2(nn.Module):
@@ -51,7 +52,8 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.blocks(self.stem(x)))
-        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 def _randomise_statistics(network: nn.Module) -> None:

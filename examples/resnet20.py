@@ -47,7 +47,8 @@ class ResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(F.relu(self.bn(self.stem(x))))
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 def model(weights: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:

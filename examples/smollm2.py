@@ -83,7 +83,7 @@ def _settle(made: Path, folder: Path) -> None:
 
 def _untrained() -> LlamaForCausalLM:
     """The network of the GGUF's header on the meta device: no weights are read."""
-    header = load_gguf_checkpoint(gguf(), return_tensors=False)["config"]  # type: ignore[no-untyped-call]
+    header = load_gguf_checkpoint(gguf(), return_tensors=False)["config"]
     with torch.device("meta"):
         return LlamaForCausalLM(LlamaConfig(**header))
 

@@ -20,9 +20,10 @@ def augment(images: Tensor) -> Tensor:
     return images.roll(shift, (2, 3)).contiguous(memory_format=torch.channels_last)
 
 
-def train(epochs: int, batch: int = 128) -> torch.nn.Module:
+def train(epochs: int, batch: int = 128) -> resnet20.ResNet20:
     images, labels = fashion_mnist.split("train")
-    model = resnet20.ResNet20().to(memory_format=torch.channels_last)
+    model = resnet20.ResNet20()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     steps = epochs * (len(images) // batch)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=steps, pct_start=0.25)

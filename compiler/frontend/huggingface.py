@@ -21,6 +21,8 @@ PIXELS = 224  # where a vision model's config names no size
 class Wrapper(nn.Module):
     """Holds a network's parts under their own names; the network itself is called, but is no child."""
 
+    network: PreTrainedModel
+
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()
         for name, child in network.named_children():
@@ -56,7 +58,7 @@ class Vision(Wrapper):
         return first(self.network(pixel_values))
 
 
-def first(outputs: transformers.utils.ModelOutput) -> Tensor:
+def first(outputs: Any) -> Tensor:
     tensor = outputs.to_tuple()[0]
     assert isinstance(tensor, Tensor)
     return tensor
