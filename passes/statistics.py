@@ -94,10 +94,13 @@ class Statistics:
         wanted = {name: self.layers[name] for name in names}
         size, chunks = chunked(self.graph, self.calibration, self.parts)
         graph = at_batch(self.graph, size)
+        last = max(wanted, key=list(self.layers).index, default=None)
         for inputs in chunks:
             for node, alive in trace(graph, inputs):
                 if layer := wanted.get(node.name):
                     yield layer, layer.rows(alive[layer.input.name])
+                if node.name == last:
+                    break
 
     @cached_property
     def gradients(self) -> Mapping[str, Tensor]:
