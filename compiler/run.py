@@ -13,7 +13,7 @@ from chipfit.artifact import Artifact
 from chipfit.codegen.runtime import Array, Library, Slot
 from chipfit.errors import UserError
 
-WEIGHTS = "state.safetensors"  # as `chipfit.ir.store` names it, which imports torch
+WEIGHTS = "weights.safetensors"  # as `chipfit.ir.store` names it, which imports torch
 
 
 def run_artifact(folder: Path, file: Path | None, output: Path | None) -> dict[str, Any]:
