@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ from chipfit.targets.detect import identity
 from chipfit.targets.profile import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
 
-TIMED_SECONDS = 0.25  # for one probe, half of it kernel by kernel
+ROUNDS = 8  # passes over all probes: each kernel is timed at moments far apart, and its best one counts
+RUNS = 5  # in one round, of each probe as a whole and again kernel by kernel
 
 
 def calibrated(target: Target, progress: Progress = silent) -> Target:
@@ -69,11 +71,15 @@ def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Prob
     each kernel, but a kernel that never ran undisturbed is priced too high.
     """
     units = {name: rule.unit for name, rule in read_folder(FOLDERS)[0][target.family].rules.items()}
-    samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
+        subjects = []
         for index, probe in enumerate(probes):
             progress(f"calibrating: {probe.name}", index / len(probes))
-            samples += timed(probe, target, Path(folder) / str(index))
+            subjects.append(prepared(probe, target, Path(folder) / str(index)))
+        for _ in range(ROUNDS):
+            for subject in subjects:
+                subject.time()
+    samples = [sample for subject in subjects for sample in subject.samples()]
     result = fit(samples, {name: units[name] for name in terms_of(units)}, datetime.date.today())
     path = delta_path()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,44 +105,52 @@ def kernels_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def timed(probe: Probe, target: Target, folder: Path) -> Iterator[Sample]:
-    """One sample for the probe as a whole, and if it takes part in the fit one for each of its kernels."""
+@dataclass
+class Subject:
+    """A compiled probe and the least times seen of it so far, in milliseconds."""
+
+    probe: Probe
+    library: Library
+    input: Any
+    needs: Mapping[str, Amounts]  # kernel -> its amounts
+    calls: Sequence[Mapping[str, Any]]  # the library's record of its kernels
+    whole_ms: float = math.inf
+    functions: list[tuple[str, float]] = field(default_factory=list)
+
+    def time(self) -> None:
+        whole = interleave({"probe": lambda: self.library(self.input)}, rounds=RUNS)["probe"]
+        self.whole_ms = min(self.whole_ms, whole.best_ms)
+        times = self.library.kernel_times(RUNS)
+        best = self.functions or times
+        self.functions = [(name, min(ms, known)) for (name, ms), (_, known) in zip(times, best, strict=True)]
+
+    def samples(self) -> Iterator[Sample]:
+        """One for the probe as a whole, and if it takes part in the fit one for each kernel.
+
+        Functions that TVM lowered in between are told apart from ours, not from each other.
+        """
+        fixed = {CALL: 1.0, INPUT: float(self.input.nbytes)}
+        yield Sample(self.probe.name, tuple(self.needs.values()), fixed, self.whole_ms, self.probe.held_out)
+        for values, milliseconds in attributed(self.calls, self.functions):
+            found = tuple(self.needs[value] for value in values if value in self.needs)
+            if found and not self.probe.held_out:
+                yield Sample(f"{self.probe.name}: {' '.join(values)}", found, {WATCH: 1.0}, milliseconds, False)
+
+
+def prepared(probe: Probe, target: Target, folder: Path) -> Subject:
     torch.manual_seed(0)
     x = torch.randn(probe.shape)
     graph = rebatch(import_model(probe.build(), (x,)), probe.shape[0])
     library = compile_graph(graph, target, folder)
-    array = x.numpy()
-    needs = kernel_amounts(graph, target)
-    fixed = {CALL: 1.0, INPUT: float(array.nbytes)}
-    whole = interleave({"probe": lambda: library(array)}, rounds=10**6, seconds=TIMED_SECONDS / 2)["probe"]
-    yield Sample(probe.name, tuple(needs.values()), fixed, whole.best_ms, probe.held_out)
-    if not probe.held_out:
-        yield from kernel_samples(probe.name, library, folder, needs)
+    calls = json.loads((folder / RECORD).read_text())["kernels"]
+    return Subject(probe, library, x.numpy(), kernel_amounts(graph, target), calls)
 
 
 def kernel_amounts(graph: Graph, target: Target) -> dict[str, Amounts]:
     """Kernel -> what it needs of each term, views left out."""
     shapes = what_if(graph, Configuration())
-    needs = {kernel.name: amounts(kernel, work(kernel, shapes), target.cpu) for kernel in full_plan(graph)}
+    needs = {kernel.name: amounts(kernel, work(kernel, shapes), target.cpu) for kernel, _ in full_plan(graph)}
     return {name: amount for name, amount in needs.items() if amount}
-
-
-def kernel_samples(name: str, library: Library, folder: Path, needs: Mapping[str, Amounts]) -> Iterator[Sample]:
-    """A sample for each kernel of ours, and for each run of functions that TVM lowered in between."""
-    calls = json.loads((folder / RECORD).read_text())["kernels"]
-    for values, milliseconds in attributed(calls, kernel_minima(library)):
-        found = tuple(needs[value] for value in values if value in needs)
-        if found:
-            yield Sample(f"{name}: {' '.join(values)}", found, {WATCH: 1.0}, milliseconds, held_out=False)
-
-
-def kernel_minima(library: Library) -> list[tuple[str, float]]:
-    """(function, least milliseconds) in the order of execution, from as many runs as fit in the time for it."""
-    best, end = library.kernel_times(5), time.perf_counter() + TIMED_SECONDS / 2
-    while time.perf_counter() < end:
-        again = library.kernel_times(5)
-        best = [(name, min(ms, other)) for (name, ms), (_, other) in zip(best, again, strict=True)]
-    return best
 
 
 def attributed(

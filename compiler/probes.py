@@ -138,14 +138,25 @@ class Rows(nn.Module):
         return F.softmax(self.rms(F.softmax(self.layer(x), -1)), -1)
 
 
-class Pointwise(nn.Module):
-    """What no kernel takes in: rotations, concatenations, products of two values that others read too."""
+class Rotary(nn.Module):
+    """Rotary embedding of (batch, heads, rows, size), then what joins two values that others read as well."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__()
+        self.cos, self.sin = nn.Parameter(torch.rand(rows, size)), nn.Parameter(torch.rand(rows, size))
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        turned = torch.cat((-b, a), -1)
-        y = x.cos() * x + turned * x.sin()
-        return torch.cat((y, y.flip(1)), -1)
+        half = x.shape[-1] // 2
+        turned = torch.cat((-x[..., half:], x[..., :half]), -1)
+        y = x * self.cos + turned * self.sin
+        return torch.cat((y, x), 1)
+
+
+class Moves(nn.Module):
+    """Parts of a value put together in another order, and its rows turned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x[:, 1:], x[:, :1], x), 1).transpose(1, 2).contiguous()
 
 
 PROBES = (
@@ -164,7 +175,9 @@ PROBES = (
     Probe("depthwise 14x14", lambda: pooled(depthwise(240, (5, 1), (3, 1))), (1, 240, 14, 14)),
     Probe("pools", pools, (1, 64, 56, 56)),
     Probe("rows 128x576", lambda: Rows(576), (1, 128, 576)),
-    Probe("pointwise 128x576", Pointwise, (1, 128, 576)),
+    Probe("rotary 9x128x64", lambda: Rotary(128, 64), (1, 9, 128, 64)),
+    Probe("rotary 2x32x32", lambda: Rotary(32, 32), (1, 2, 32, 32)),
+    Probe("moves 128x576", Moves, (1, 128, 576)),
     Probe("attention 9x64", lambda: Attention(192, 9, 64, 3), (1, 128, 192)),
     Probe("attention 12x32", lambda: Attention(64, 12, 32), (1, 64, 64)),
     Probe("linear 32x320", lambda: linears(320, 880, 320), (1, 32, 320), held_out=True),

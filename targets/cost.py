@@ -60,7 +60,7 @@ class KernelModel(Protocol):
         """Where the measured latency lies if that is predicted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CostModel:
     """Answers for whole graphs by asking a `KernelModel` about each kernel."""
 
@@ -80,36 +80,65 @@ class CostModel:
         """
         configuration = configuration or Configuration()
         shapes = what_if(graph, configuration, batch if can_rebatch(graph) else None)
-        plan = tuple((kernel, work(kernel, shapes)) for kernel in plan_of(graph, configuration))
-        layers = tuple(self._layer(kernel, amount) for kernel, amount in plan)
+        plan = self._planned(graph, configuration, shapes)
+        layers = tuple(layer for _, _, layer in plan)
         inputs = sum(_bytes(value, shapes) for value in graph.forward.inputs)
         latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms(inputs)
         weights = weight_bytes(graph, shapes)
-        memory = weights + activation_bytes(graph.forward, plan, shapes)
+        memory = weights + activation_bytes(graph.forward, [(kernel, amount) for kernel, amount, _ in plan], shapes)
         return Cost(latency, self.model.interval(latency), memory, weights, None, self.status, layers)
 
-    def _layer(self, kernel: Kernel, work: Work) -> LayerCost:
-        terms = self.model.terms(kernel, work)
-        limit = max(terms, key=lambda term: terms[term], default="")
-        return LayerCost(kernel.name, kernel.anchor.module, kernel.kind, math.fsum(terms.values()), limit)
+    def _planned(
+        self, graph: Graph, configuration: Configuration, shapes: Shapes
+    ) -> tuple[tuple[Kernel, Work, LayerCost], ...]:
+        """The kernels left. A search asks about thousands of configurations that differ in few kernels."""
+        if configuration.dropped:  # what is left may fuse otherwise
+            rest = drop(graph, replacements(graph, configuration)).forward
+            return tuple(self._layer(kernel, shapes) for kernel in kernels(rest))
+        found = []
+        for kernel, values in full_plan(graph):
+            key = (self, kernel.name, *map(shapes.shapes.__getitem__, values))
+            if key not in _known(graph):
+                _known(graph)[key] = self._layer(kernel, shapes)
+            found.append(_known(graph)[key])
+        return tuple(found)
+
+    def _layer(self, kernel: Kernel, shapes: Shapes) -> tuple[Kernel, Work, LayerCost]:
+        amount = work(kernel, shapes)
+        terms = self.model.terms(kernel, amount)
+        limit = max(terms, key=lambda term: terms[term])
+        layer = LayerCost(kernel.name, kernel.anchor.module, kernel.kind, math.fsum(terms.values()), limit)
+        return kernel, amount, layer
 
 
 @per_graph
-def full_plan(graph: Graph) -> tuple[Kernel, ...]:
-    return kernels(graph.forward)
+def full_plan(graph: Graph) -> tuple[tuple[Kernel, tuple[str, ...]], ...]:
+    """The kernels of the whole graph, each with the values whose shapes its work depends on."""
+    return tuple((kernel, _values(kernel)) for kernel in kernels(graph.forward))
 
 
-def plan_of(graph: Graph, configuration: Configuration) -> tuple[Kernel, ...]:
-    """The kernels of the graph without the dropped blocks: what is left may fuse otherwise."""
-    if not configuration.dropped:
-        return full_plan(graph)
-    return kernels(drop(graph, replacements(graph, configuration)).forward)
+def _values(kernel: Kernel) -> tuple[str, ...]:
+    values = (value.name for node in kernel.nodes for value in (*node.inputs, *node.outputs))
+    return tuple(dict.fromkeys(values))
+
+
+@per_graph
+def _known(graph: Graph) -> dict[tuple[object, ...], tuple[Kernel, Work, LayerCost]]:
+    """Kernels that were costed before, by model, name and shapes."""
+    return {}
+
+
+@per_graph
+def parameter_readers(graph: Graph) -> Mapping[str, frozenset[str]]:
+    """Parameter -> the nodes that read it."""
+    readers = graph.forward.consumers
+    return {name: frozenset(node.name for node in readers.get(name, ())) for name in graph.parameters}
 
 
 def weight_bytes(graph: Graph, shapes: Shapes) -> int:
     """Bytes of the parameters that a living node reads, tied ones once."""
-    used = {value.name for node in graph.forward.nodes if node.name in shapes.alive for value in node.inputs}
-    return sum(_bytes(parameter.value, shapes) for name, parameter in graph.parameters.items() if name in used)
+    used = (name for name, readers in parameter_readers(graph).items() if not readers.isdisjoint(shapes.alive))
+    return sum(_bytes(graph.parameters[name].value, shapes) for name in used)
 
 
 def activation_bytes(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], shapes: Shapes) -> int:
