@@ -11,7 +11,7 @@ from chipfit.codegen import lower_images, lower_matmuls
 from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, Shape, SoftmaxSpec
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported
-from chipfit.ir.fusion import Kernel
+from chipfit.ir.fusion import Kernel, is_factor
 from chipfit.ir.graph import Node, Value
 
 if TYPE_CHECKING:
@@ -56,20 +56,33 @@ def lower_layer_norm(low: Lowering, kernel: Kernel) -> None:
 
 
 def lower_rms_norm(low: Lowering, kernel: Kernel) -> None:
-    """The nodes that the fusion plan recognised: square, mean, add, rsqrt, mul and perhaps the weight's mul."""
-    square, _, add, _, scaled, *rest = kernel.nodes
-    source = square.inputs[0]
+    """The nodes that the fusion plan recognised: square, mean, add, rsqrt, mul and perhaps the weight's mul.
+
+    Between mean and add there may be a factor r: then the mean is over 1 / r times the width.
+    """
+    square, mean, *rest = kernel.nodes
+    source, share = square.inputs[0], 1.0
+    if is_factor(rest[0], mean):
+        share = next(float(argument) for argument in rest.pop(0).args if isinstance(argument, int | float))
+    add, _, scaled, *rest = rest
     last, affine = scaled, []
     if rest and rest[0].kind == "mul":
         others = [value for value in rest[0].inputs if value.name != scaled.name]
         if others and low.is_fixed(others[0]) and others[0].shape == source.shape[-1:]:
             last, affine = rest[0], others
     eps = next(float(argument) for argument in add.args if isinstance(argument, int | float))
-    lower_norm(low, kernel, "rms", source, affine, eps, last)
+    lower_norm(low, kernel, "rms", source, affine, eps, last, share)
 
 
 def lower_norm(
-    low: Lowering, kernel: Kernel, kind: str, source: Value, affine: list[Value], eps: float, last: Node
+    low: Lowering,
+    kernel: Kernel,
+    kind: str,
+    source: Value,
+    affine: list[Value],
+    eps: float,
+    last: Node,
+    share: float = 1,
 ) -> None:
     """A norm whose own nodes end with `last`; what follows is its epilogue."""
     width = source.shape[-1]
@@ -77,7 +90,7 @@ def lower_norm(
     steps = Steps(lambda value: row_operand(value, (rows, width)), last.name)
     for node in kernel.nodes[kernel.nodes.index(last) + 1 :]:
         steps.add(node)
-    settings = (rows, width, eps, bool(affine), len(affine) > 1, steps.epilogue)
+    settings = (rows, width, eps, bool(affine), len(affine) > 1, steps.epilogue, round(width / share))
     spec = NormSpec(kind, *settings)  # type: ignore[arg-type]
     tensors = [low.dense(value) for value in (source, *affine, *steps.values)]
     low.emit_dense(kernel.output, spec, low.plain_tile, tensors)

@@ -145,7 +145,7 @@ def build_norm(spec: NormSpec, tile: Tile, name: str, shapes: Sequence[Shape] | 
 
 def _normal(spec: NormSpec, row: Row, value: Value) -> Value:
     """The row less its mean (layer norm only), over the root of its mean square. Reduces the row first."""
-    simd, share = row.simd, row.simd.splat(1 / spec.width)
+    simd, share = row.simd, row.simd.splat(1 / (spec.count or spec.width))
     mean = T.bind(row.total(value) * share) if spec.kind == "layer" else None
 
     def centred(i: Expr, valid: int) -> Expr:

@@ -318,6 +318,7 @@ class SoftmaxSpec:
 class NormSpec:
     """Layer norm or RMS norm over the last axis of (rows, width), with weight (width,) and bias (width,) if told.
 
+    Means divide by `count`, the width unless told: entries that pruning removed still count, as zeros.
     The order of arguments: x, weight, bias, the epilogue's operands, output. The epilogue sees (rows, width).
     """
 
@@ -328,6 +329,7 @@ class NormSpec:
     weight: bool = True
     bias: bool = False
     epilogue: Epilogue = Epilogue()
+    count: int | None = None
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
         affine = (Argument("operand", (self.width,)),) * (self.weight + self.bias)

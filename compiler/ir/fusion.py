@@ -139,16 +139,22 @@ class Planner:
         return readers[0] if alone and readers[0].name not in self.owner else None
 
     def claim_rms_norm(self, square: Node) -> None:
-        """x * rsqrt(mean(x * x) + eps), times a weight if there is one, as transformers spells RMSNorm."""
+        """x * rsqrt(mean(x * x) + eps), times a weight if there is one, as transformers spells RMSNorm.
+
+        A factor on the mean is what pruning x leaves there: the mean still counts the entries removed.
+        """
         if not is_square(square):
             return
         chain = [square]
         for kinds in (("mean",), ("add",), ("rsqrt",), ("mul",)):
             following = self.reader(chain[-1])
+            if following and is_factor(following, chain[-1]):
+                chain.append(following)
+                following = self.reader(following)
             if following is None or following.kind not in kinds:
                 return
             chain.append(following)
-        x, mean, scaled = square.inputs[0], chain[1], chain[4]
+        x, mean, scaled = square.inputs[0], chain[1], chain[-1]
         if x not in scaled.inputs or scaled.outputs[0].shape != x.shape or not over_last_axis(mean, x):
             return
         gain = self.reader(scaled)
@@ -279,6 +285,11 @@ def is_square(node: Node) -> bool:
     if node.kind == "pow":
         return len(node.inputs) == 1 and node.args[1] == 2
     return node.kind == "mul" and len(node.inputs) == 2 and node.inputs[0] == node.inputs[1]
+
+
+def is_factor(node: Node, mean: Node) -> bool:
+    """A number times a mean, which costs nothing: the mean divides by another count."""
+    return mean.kind == "mean" and node.kind == "mul" and len(node.inputs) == 1 and node.inputs[0] == mean.outputs[0]
 
 
 def over_last_axis(mean: Node, x: Value) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from chipfit.ir.fusion import STRIDED, Kernel, folded, kernels, origin
+from chipfit.ir.fusion import STRIDED, Kernel, folded, is_factor, kernels, origin
 from chipfit.ir.graph import Arg, Node, Value
 
 __all__ = ["Kernel", "Work", "folded", "kernels", "work"]
@@ -37,7 +37,7 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     if kernel.part:
         return attention_work(kernel, shapes)
     elements = sum(math.prod(shapes[value.name]) for value in kernel.outputs)
-    dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(kernel.nodes) - 1}
+    dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(counted(kernel)) - 1}
     read = read_bytes(kernel, shapes)
     if all(node.kind in FREE for node in kernel.nodes):
         return Work(0, 0, 0, dims)
@@ -75,9 +75,15 @@ def size_in_bytes(values: Iterable[Value], shapes: Shapes) -> int:
     return sum(math.prod(shapes[value.name]) * value.type.dtype.itemsize for value in values)
 
 
+def counted(kernel: Kernel) -> list[Node]:
+    """The nodes that do something: all but a factor on a mean."""
+    means = [node for node in kernel.nodes if node.kind == "mean"]
+    return [node for node in kernel.nodes if not any(is_factor(node, mean) for mean in means)]
+
+
 def pointwise_flops(kernel: Kernel) -> int:
     """Operations for each element of the output beyond the anchor's, one for each pointwise op."""
-    others = sum(1 for node in kernel.nodes if node is not kernel.anchor and node.kind not in STRIDED)
+    others = sum(1 for node in counted(kernel) if node is not kernel.anchor and node.kind not in STRIDED)
     return others + (kernel.kind == "pointwise")
 
 
