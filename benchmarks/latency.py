@@ -37,8 +37,8 @@ def conditions(results: Sequence[Mapping[str, Any]], load: float) -> str:
     versions = [f"{name} {version_of(name)}" for name in PEERS if name != "inductor"]
     versions += [f"TVM {version('apache-tvm')}", f"Python {platform.python_version()}"]
     threads = results[0]["threads"]
-    return f"""`make bench` on {date.today()}: {processor()}, {threads} threads, batch 1, float32; load average {load:.1f} before
-it. {", ".join(versions)}.
+    return f"""`make bench` on {date.today()}: {processor()}, {threads} threads, batch 1, float32.
+Load average before it: {load:.1f}. {", ".join(versions)}.
 
 Models are compiled as they are: nothing is compressed. For each model all runtimes run interleaved in one process for
 {SECONDS_PER_MODEL:.0f} s; every timed call comes after {1e3 * SETTLE:.0f} ms of rest and an untimed call of the same
