@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import from_text, to_text
 
-TEXT, STATE = "graph.txt", "state.safetensors"
+TEXT, STATE = "graph.txt", "weights.safetensors"
 
 
 def save(graph: Graph, folder: Path) -> None:
@@ -25,22 +27,15 @@ def load(folder: Path) -> Graph:
     return from_text((folder / TEXT).read_text()).with_state(load_file(folder / STATE))
 
 
-def structure_digest(graph: Graph) -> str:
-    """SHA-256 over everything but trained tensors: equal for two graphs that compile to the same library."""
-    digest = hashlib.sha256(to_text(graph).encode())
-    for name, parameter in sorted(graph.parameters.items()):
-        if parameter.role != "parameter":
-            digest.update(_bytes(graph.state[name]))
-    return digest.hexdigest()
+def digest(graph: Graph) -> str:
+    """SHA-256 of structure and tensors."""
+    return hashlib.sha256((to_text(graph) + tensors_digest(graph.state)).encode()).hexdigest()
 
 
-def state_digest(graph: Graph) -> str:
-    """SHA-256 over all tensors, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(graph.state.items()):
-        digest.update(name.encode() + _bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

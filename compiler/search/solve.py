@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -159,16 +158,6 @@ def binding(problem: Problem, limits: Mapping[str, float]) -> tuple[str, float] 
 def exclusive_pairs(nodes: Mapping[str, frozenset[str]]) -> tuple[tuple[str, str], ...]:
     """The pairs of blocks that share a node."""
     return tuple((a, b) for a, b in itertools.combinations(sorted(nodes), 2) if nodes[a] & nodes[b])
-
-
-def colours(groups: Iterable[Iterable[str]]) -> dict[str, int]:
-    """A number for every axis so that axes of one group have different ones: axes of one colour may vary together."""
-    meeting = nx.Graph()
-    for group in groups:
-        members = list(group)
-        meeting.add_nodes_from(members)
-        meeting.add_edges_from(itertools.combinations(members, 2))
-    return dict(nx.greedy_color(meeting, strategy="DSATUR"))
 
 
 def _solve(program: _Program, target: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chipfit.search.solve import InfeasibleError, Item, Problem, binding, colours, exclusive_pairs, least, solve
+from chipfit.search.solve import InfeasibleError, Item, Problem, binding, exclusive_pairs, least, solve
 
 
 def amount(problem, quantity, levels, dropped):
@@ -73,12 +73,6 @@ def test_binding_names_the_limit_to_loosen():
         solve(problem, {"latency": 1.0, "size": 20.0})
     assert binding(problem, {"latency": 1.0, "size": 20.0}) == ("latency", pytest.approx(4.0))
     assert binding(problem, {"latency": 1.0, "size": 1.0}) is None
-
-
-def test_axes_that_meet_have_different_colours():
-    found = colours([("hidden", "ffn0"), ("hidden", "ffn1"), ("alone",)])
-    assert found["hidden"] != found["ffn0"]
-    assert found["ffn0"] == found["ffn1"]
 
 
 def test_exclusive_pairs_share_nodes():

@@ -1,0 +1,104 @@
+"""The main job: a model, a chip and a budget in; the best model that fits out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from chipfit.artifact import Artifact
+from chipfit.calibration import calibrated
+from chipfit.finish import finish
+from chipfit.frontend.data import Data, as_data, load_data
+from chipfit.frontend.importer import import_model
+from chipfit.frontend.source import Source, load_source
+from chipfit.job import Job
+from chipfit.passes.base import Progress, silent
+from chipfit.passes.pipeline import parse
+from chipfit.search.budget import parse_budget, parse_share
+from chipfit.stages import Stages
+from chipfit.targets.registry import get_target
+
+DEFAULT_PASSES = "prune-axes,drop-blocks,compensate,distill{seconds=200}"
+
+
+def compile(  # noqa: A001
+    model: nn.Module,
+    example_inputs: Sequence[Tensor],
+    *,
+    target: str = "host",
+    budget: str | Sequence[str],
+    keep: str | None = None,
+    data: str | Data | Mapping[str, Any] | None = None,
+    passes: str = DEFAULT_PASSES,
+    out: str | Path = "build/artifact",
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Artifact:
+    """The model compressed to `budget` (as `latency=50%`) on `target`, compiled, measured and written to `out`.
+
+    The example inputs are batch first, at the batch to deploy. `data` is a DATA text, or a mapping with `train` and
+    `heldout` (input tuples) and perhaps a `metric`; without it inputs are made up. `keep` is the least part of the
+    teacher's quality, as `94%`. Raises UserError, and InfeasibleBudgetError for a budget that nothing meets.
+    """
+    inputs = tuple(example_inputs)
+    given = as_data(data, inputs, "data") if isinstance(data, Data | Mapping) else None
+    source = Source(type(model).__name__, model, inputs, (lambda: given) if given else None)
+    text = data if isinstance(data, str) else None
+    return _compile(lambda: source, target, budget, keep, text, passes, Path(out), fresh, progress)
+
+
+def compile_source(
+    source: str,
+    *,
+    target: str = "host",
+    budget: str | Sequence[str],
+    keep: str | None = None,
+    data: str | None = None,
+    passes: str = DEFAULT_PASSES,
+    out: str | Path = "build/artifact",
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Artifact:
+    """`compile` for the model that SOURCE names, on the data that DATA names or else on the source's own."""
+    return _compile(lambda: load_source(source), target, budget, keep, data, passes, Path(out), fresh, progress)
+
+
+def _compile(
+    load: Callable[[], Source],
+    target: str,
+    budget: str | Sequence[str],
+    keep: str | None,
+    data: str | None,
+    passes: str,
+    out: Path,
+    fresh: bool,
+    progress: Progress,
+) -> Artifact:
+    limits = parse_budget([budget] if isinstance(budget, str) else budget)
+    share, pipeline, chip = parse_share(keep) if keep else None, parse(passes), get_target(target)
+    stages = Stages(workplace(out, fresh), lambda name, found: progress(f"{name}: done before" if found else name, 0.0))
+    progress("loading the model", 0.0)
+    source = load()
+    teacher = import_model(source.model, source.example_inputs)
+    examples = source.data() if source.data and data is None else load_data(data, source.example_inputs, source.model)
+    chip = calibrated(chip, progress)
+    job = Job(teacher, source.example_inputs, examples, chip, limits, pipeline, stages, progress)
+    return finish(job, lineage(source, examples), share, out)
+
+
+def lineage(source: Source, data: Data) -> dict[str, Any]:
+    """Where the model and the data come from."""
+    return {"teacher": source.name, **source.lineage, "synthetic_data": data.synthetic}
+
+
+def workplace(out: Path, fresh: bool) -> Path:
+    """The work directory of an artifact, beside it; `fresh` empties it."""
+    place = out.with_name(f"{out.name}.work")
+    if fresh:
+        shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
+    return place

@@ -1,0 +1,113 @@
+"""The end of a compilation: what came out is checked against torch, measured, judged and written down."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from chipfit.artifact import Artifact, write_manifest
+from chipfit.codegen.check import check
+from chipfit.codegen.runtime import Library
+from chipfit.errors import InfeasibleBudgetError
+from chipfit.ir import store
+from chipfit.ir.configuration import Configuration
+from chipfit.job import Job
+from chipfit.passes.pipeline import Pipeline
+from chipfit.quality import Quality
+from chipfit.report import write_report
+from chipfit.stages import replace_folder
+from chipfit.targets.cost import Cost
+
+RECOVERY = "distill"  # quality is judged before this pass and at the end
+
+
+def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) -> Artifact:
+    """The artifact in `out`, in one step in place of an older one.
+
+    Raises InfeasibleBudgetError if less than `keep` of the teacher's quality is left; the artifact is written first.
+    """
+    folder = out.with_name(f"{out.name}.new")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(job.library(job.result).folder / "library", folder)
+    deployed = job.deployed(job.result)
+    store.save(deployed, folder)
+    job.progress("comparing with torch", 0.0)
+    error = check(Library.load(folder, folder / store.STATE), deployed, job.inputs)
+    record = {**manifest(job, keep, dict(lineage)), "max_abs_error": error}
+    write_report(folder, record)
+    write_manifest(folder, record)
+    replace_folder(folder, out)
+    kept = record["result"]["quality"]["retention"]
+    if keep is not None and kept < keep:
+        raise InfeasibleBudgetError(
+            f"{job.budget} keeps {kept:.1%} of the teacher's quality, not {keep:.1%}: loosen it or recover longer."
+        )
+    return Artifact(out)
+
+
+def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str, Any]:
+    """The record of the compilation, all but its files. Milliseconds, bytes, millijoules."""
+    pair, choice = job.compared(job.result), job.choice
+    qualities = {name: asdict(quality) for name, quality in judged(job).items()}
+    before, after = job.landscape.cost(Configuration()), job.landscape.cost(choice.configuration)
+    result = costs(after, pair.result_ms)
+    return {
+        "source": lineage.get("source", ""),
+        "target": {"name": job.target.name, "status": job.target.status, "machine": platform.machine()},
+        "budget": {"limits": [str(limit) for limit in job.budget.limits], "keep": keep},
+        "baseline": {**costs(before, pair.baseline_ms), "quality": qualities["teacher"]},
+        "result": {**result, "quality": qualities["result"]},
+        "before_recovery": {"quality": qualities["before recovery"]},
+        "predicted": {**costs(after, after.latency_ms), "interval_ms": after.interval_ms, "status": after.status},
+        "certificate": certificate(job, result),
+        "configuration": choice.configuration.to_json(),
+        "passes": [{"pass": str(Pipeline((one,))), **stage.json()} for one, stage in job.passed],
+        "lineage": {**lineage, **job.origin, "made": datetime.now(UTC).isoformat(), "chipfit": version("chipfit")},
+    }
+
+
+def costs(cost: Cost, latency_ms: float) -> dict[str, Any]:
+    return {
+        "latency_ms": latency_ms,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        "weight_bytes": cost.weight_bytes,
+        "energy_mj": cost.energy_mj,
+    }
+
+
+def certificate(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Which limits hold, and how that is known; the binding one is the tightest."""
+    pair = job.compared(job.result)
+    got = {
+        "latency": pair.ratio * job.baseline["latency"],
+        "memory": result["peak_memory_bytes"],
+        "size": result["weight_bytes"],
+    }
+    limits = job.budget.absolute(job.baseline)
+    used = {quantity: got[quantity] / limit for quantity, limit in limits.items()}
+    sources = {"latency": "measured", "size": "measured", "memory": "predicted"}
+    return {
+        "met": all(share <= 1 for share in used.values()),
+        "binding": max(used, key=lambda quantity: used[quantity]),
+        "limits": {quantity: {"used": used[quantity], "by": sources[quantity]} for quantity in limits},
+        "latency_ratio": pair.ratio,
+        "solver_gap": job.choice.gap,
+    }
+
+
+def judged(job: Job) -> dict[str, Quality]:
+    """Quality of the teacher, of the compressed model before its recovery, and of the result."""
+    stages = job.passed
+    trained = [index for index, (one, _) in enumerate(stages) if one.name == RECOVERY]
+    before = trained[0] if trained else len(stages)
+    return {
+        "teacher": job.quality(0),
+        "before recovery": job.quality(before),
+        "result": job.quality(len(stages)),
+    }

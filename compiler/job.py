@@ -1,0 +1,206 @@
+"""One compilation as a chain of stages; every property is a stage's result, made once and found again after a kill."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from torch import Tensor
+
+from chipfit.codegen.library import compile_graph, fixed_values
+from chipfit.codegen.runtime import Library
+from chipfit.frontend.data import Data
+from chipfit.ir import store
+from chipfit.ir.apply import apply, rebatch
+from chipfit.ir.configuration import Configuration
+from chipfit.ir.graph import Graph
+from chipfit.ir.text import to_text
+from chipfit.measure import interleave, paired_ratio
+from chipfit.passes.base import Context, Pass, Progress
+from chipfit.passes.fold_batch_norm import FoldBatchNorm
+from chipfit.passes.pipeline import Pipeline
+from chipfit.quality import Quality, assess
+from chipfit.search.budget import Budget
+from chipfit.search.choose import Choice, choose
+from chipfit.search.problem import Landscape
+from chipfit.search.sensitivity import Sensitivity, Survey
+from chipfit.stages import Done, Stages, write_json
+from chipfit.targets.registry import Target
+
+REPAIR = 64  # examples on which passes may calibrate
+MEASURED_SECONDS = 8.0  # for one interleaved comparison of two libraries
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two libraries timed side by side, in ms; `ratio` is the median over rounds of the second over the first."""
+
+    baseline_ms: float
+    result_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides the outcome: the same job in the same work directory goes on where it stopped."""
+
+    teacher: Graph
+    inputs: tuple[Tensor, ...]  # example inputs at the batch to deploy
+    data: Data
+    target: Target
+    budget: Budget
+    pipeline: Pipeline
+    stages: Stages
+    progress: Progress
+    seed: int = 0
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """Digests of the model and of the data."""
+        rows = (*self.data.train, *self.data.heldout)
+        tensors = {f"{i}.{j}": tensor for i, row in enumerate(rows) for j, tensor in enumerate(row)}
+        return {"model": store.digest(self.teacher), "data": store.tensors_digest(tensors)}
+
+    @property
+    def batch(self) -> int:
+        return len(self.inputs[0]) if self.teacher.batch else 1
+
+    # What may be removed, and what it costs
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        names = {one.name for one in self.pipeline.passes}
+        uses = {"narrow": "prune-axes" in names, "drop": "drop-blocks" in names, "repair": "compensate" in names}
+        lanes = self.target.cpu.vector_bits // 32
+
+        def make(folder: Path) -> None:
+            survey = Survey(self.teacher, self.data.train, lanes, **uses)
+            found = survey.measure(folder / "checkpoint.json", self.progress)
+            write_json(folder / "result.json", found.to_json())
+
+        stage = self.stages.run("sensitivity", {**self.origin, "lanes": lanes, **uses}, make)
+        return Sensitivity.from_json(stage.json())
+
+    @cached_property
+    def landscape(self) -> Landscape:
+        return Landscape(folded(self.teacher), self.sensitivity, self.target.cost_model, self.batch)
+
+    @cached_property
+    def baseline(self) -> dict[str, float]:
+        """The uncompressed model's latency (ms, measured), peak memory and weights (bytes)."""
+        cost = self.landscape.cost(Configuration())
+        return {"latency": self.baseline_ms, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes}
+
+    @cached_property
+    def baseline_ms(self) -> float:
+        library = self.library(self.teacher)
+
+        def make(folder: Path) -> None:
+            times = interleave({"baseline": self.caller(library, self.teacher)}, seconds=MEASURED_SECONDS / 2)
+            write_json(folder / "result.json", times["baseline"].median_ms)
+
+        return float(self.stages.run("baseline", {"library": library.key}, make).json())
+
+    # What to remove
+
+    @cached_property
+    def choice(self) -> Choice:
+        return choose(self.landscape, self.budget, self.baseline, self.candidate_ms)
+
+    def candidate_ms(self, configuration: Configuration) -> float:
+        """Measured with sliced weights as they are: how well they are trained changes no time."""
+        return self.compared(apply(self.teacher, configuration)).ratio * self.baseline_ms
+
+    def compared(self, graph: Graph) -> Pair:
+        """The graph's library timed beside the uncompressed model's."""
+        libraries = {"baseline": (self.library(self.teacher), self.teacher), "result": (self.library(graph), graph)}
+
+        def make(folder: Path) -> None:
+            self.progress("measuring beside the uncompressed model", 0.0)
+            callers = {name: self.caller(*pair) for name, pair in libraries.items()}
+            times = interleave(callers, rounds=math.ceil(1e9), seconds=MEASURED_SECONDS)
+            medians = times["baseline"].median_ms, times["result"].median_ms
+            write_json(folder / "result.json", asdict(Pair(*medians, paired_ratio(times, "result", "baseline"))))
+
+        keys = {name: library.key for name, (library, _) in libraries.items()}
+        return Pair(**self.stages.run("measure", keys, make).json())
+
+    def library(self, graph: Graph) -> Done:
+        """Compiled code for the graph's structure; of its weights only what is computed at compile time counts."""
+        deployed = self.deployed(graph)
+
+        def make(folder: Path) -> None:
+            self.progress("compiling", 0.0)
+            compile_graph(deployed, self.target, folder / "library")
+
+        inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
+        return self.stages.run("library", {**inputs, "target": repr(self.target)}, make)
+
+    def deployed(self, graph: Graph) -> Graph:
+        ready = folded(graph)
+        return rebatch(ready, self.batch) if ready.batch else ready
+
+    def caller(self, library: Done, graph: Graph) -> Callable[[], object]:
+        weights = {name: tensor.numpy() for name, tensor in folded(graph).state.items()}
+        loaded = Library.load(library.folder / "library", weights)
+        inputs = [tensor.numpy() for tensor in self.inputs]
+        return lambda: loaded(*inputs)
+
+    # Removing it, and recovering
+
+    @cached_property
+    def passed(self) -> list[tuple[Pass, Done]]:
+        """Every pass of the pipeline with the stage that holds its graph."""
+        done = list[tuple[Pass, Done]]()
+        for one in self.pipeline.passes:
+            inputs = {**self.origin, "configuration": self.choice.configuration.digest, "seed": self.seed}
+            before = done[-1][1].key if done else ""
+            make = partial(self._apply, one, list(done))
+            done.append((one, self.stages.run(one.name, {**inputs, "pass": str(Pipeline((one,))), "on": before}, make)))
+        return done
+
+    def _apply(self, one: Pass, done: list[tuple[Pass, Done]], folder: Path) -> None:
+        graph = store.load(done[-1][1].folder) if done else self.teacher
+        context = Context(
+            teacher=self.teacher,
+            configuration=self.choice.configuration,
+            calibration=self.data.train[:REPAIR],
+            train=self.data.train,
+            heldout=self.data.heldout,
+            metric=self.data.metric,
+            workdir=folder,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        start = time.perf_counter()
+        result = Pipeline((one,)).run(graph, context)
+        store.save(result.graph, folder)
+        write_json(folder / "result.json", {"modified": result.modified, "seconds": time.perf_counter() - start})
+
+    def after(self, count: int) -> Graph:
+        """The graph after the first `count` passes."""
+        return store.load(self.passed[count - 1][1].folder) if count else self.teacher
+
+    @cached_property
+    def result(self) -> Graph:
+        return self.after(len(self.passed))
+
+    def quality(self, count: int) -> Quality:
+        """How good the graph after the first `count` passes is."""
+
+        def make(folder: Path) -> None:
+            self.progress("assessing quality", 0.0)
+            reference = self.quality(0).value if count and self.data.metric else None
+            write_json(folder / "result.json", asdict(assess(self.after(count), self.teacher, self.data, reference)))
+
+        key = self.passed[count - 1][1].key if count else ""
+        return Quality(**self.stages.run("quality", {**self.origin, "on": key}, make).json())
+
+
+def folded(graph: Graph) -> Graph:
+    """The graph with every batch norm folded, as code is generated for it."""
+    return FoldBatchNorm().run(graph, Context(teacher=graph)).graph

@@ -1,0 +1,60 @@
+"""How good a graph is: by the user's own metric, or else by how far it agrees with its teacher."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from chipfit.frontend.data import Data, Metric, batched, batches
+from chipfit.ir.apply import rebatch
+from chipfit.ir.emit import emit, run
+from chipfit.ir.graph import Graph
+from chipfit.passes.agreement import disagreement
+from chipfit.passes.base import Inputs
+
+BATCH = 8
+JUDGED = 64  # held-out examples on which agreement is measured
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One score and what part of the teacher's it keeps: 1 is the teacher's own quality."""
+
+    metric: str
+    unit: str
+    value: float
+    retention: float
+
+
+def assess(graph: Graph, teacher: Graph, data: Data, reference: float | None = None) -> Quality:
+    """The quality of `graph`. `reference` is the teacher's score by `data.metric` if it is known already."""
+    if data.metric is None:
+        value = agreement(graph, teacher, data.heldout[:JUDGED])
+        return Quality("agreement with the teacher", "", value, value)
+    value = score(graph, data.metric)
+    reference = score(teacher, data.metric) if reference is None else reference
+    return Quality(data.metric.name, data.metric.unit, value, retention(data.metric, value, reference))
+
+
+def retention(metric: Metric, value: float, reference: float) -> float:
+    """The part of the reference kept: value over reference, or the reverse where lower is better."""
+    return value / reference if metric.higher_is_better else reference / value
+
+
+def score(graph: Graph, metric: Metric) -> float:
+    size = BATCH if graph.batch else 1
+    module = emit(rebatch(graph, size) if graph.batch else graph)
+    with torch.no_grad():
+        return metric.score(batched(module, size))
+
+
+def agreement(graph: Graph, teacher: Graph, heldout: Sequence[Inputs]) -> float:
+    """exp(-disagreement) with the teacher's outputs, over batches: 1 where they are the same."""
+    size = min(BATCH, len(heldout)) if graph.batch else 1
+    student, other = (rebatch(one, size) if one.batch else one for one in (graph, teacher))
+    found = [disagreement(other, run(student, *rows), run(other, *rows)) for rows in batches(heldout, size)]
+    return math.exp(-statistics.fmean(found))

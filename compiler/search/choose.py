@@ -1,0 +1,111 @@
+"""From budget to configuration: solve, compile, measure, correct, until what was measured fits.
+
+The cost model is asked first; what it gets wrong on this graph shows as the ratio of measured to predicted, and the
+next solve aims as much lower (or higher) as that ratio says. Nothing is trained before a configuration fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from chipfit.errors import InfeasibleBudgetError
+from chipfit.ir.configuration import Configuration
+from chipfit.search.budget import Budget, Limit
+from chipfit.search.problem import Landscape
+from chipfit.search.solve import InfeasibleError, Problem, Solution, binding, solve
+
+ATTEMPTS = 5
+SLACK = 0.05  # a configuration this far under its latency limit wastes quality: aim again
+AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
+
+Measure = Callable[[Configuration], float]  # milliseconds, comparable with the measured baseline
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration with what the cost model predicted for it and what was measured (None: not measured)."""
+
+    configuration: Configuration
+    predicted_ms: float
+    measured_ms: float | None
+    gap: float  # of the solve, relative
+    expected_loss: float
+
+
+def choose(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
+    """The configuration of least expected loss that fits the budget as measured (as predicted, without `measure`).
+
+    `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory` and `size`
+    (bytes). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
+    """
+    limits = budget.absolute(baseline)
+    correction = baseline["latency"] / landscape.cost(Configuration()).latency_ms if measure else 1.0
+    fitting = list[Choice]()
+    for _ in range(ATTEMPTS):
+        found = attempt(landscape, limits, correction, budget, baseline)
+        if measure is None or "latency" not in limits:
+            return found
+        measured = measure(found.configuration)
+        chosen = Choice(found.configuration, found.predicted_ms, measured, found.gap, found.expected_loss)
+        if measured <= limits["latency"]:
+            fitting.append(chosen)
+            if measured >= limits["latency"] * (1 - SLACK) or found.expected_loss == 0:
+                return chosen
+        correction = measured / found.predicted_ms
+    if not fitting:
+        raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
+    return min(fitting, key=lambda choice: choice.expected_loss)
+
+
+def attempt(
+    landscape: Landscape, limits: Mapping[str, float], correction: float, budget: Budget, baseline: Mapping[str, float]
+) -> Choice:
+    """One exact solve, with the latency limit divided by `correction`, measured over predicted."""
+    aimed = dict(limits)
+    if "latency" in limits:
+        aimed["latency"] = limits["latency"] * AIM / correction
+    solution = within(landscape, aimed, budget, baseline, correction)
+    configuration = landscape.configuration(solution)
+    predicted = landscape.cost(configuration).latency_ms
+    return Choice(configuration, predicted, None, solution.gap, solution.objective)
+
+
+def within(
+    landscape: Landscape,
+    limits: Mapping[str, float],
+    budget: Budget,
+    baseline: Mapping[str, float],
+    correction: float,
+) -> Solution:
+    """Solves; peak memory is a maximum over time, so its rows are added for the moments that turn out to be peaks."""
+    problem, bounds = landscape.problem, {name: limit for name, limit in limits.items() if name != "memory"}
+    try:
+        while True:
+            solution = solve(problem, bounds)
+            configuration = landscape.configuration(solution)
+            peak = landscape.cost(configuration).peak_memory_bytes
+            if "memory" not in limits or peak <= limits["memory"]:
+                return solution
+            name, problem = landscape.with_peak(problem, configuration)
+            bounds[name] = limits["memory"]
+    except InfeasibleError:
+        raise infeasible(problem, bounds, budget, baseline, correction) from None
+
+
+def infeasible(
+    problem: Problem, bounds: Mapping[str, float], budget: Budget, baseline: Mapping[str, float], correction: float
+) -> InfeasibleBudgetError:
+    """The error that names the constraint to loosen and how far."""
+    named = {limit.quantity: limit for limit in budget.limits}
+    found = binding(problem, bounds)
+    if found is None:
+        return InfeasibleBudgetError(f"No configuration meets {budget}, not even with one of its limits left out.")
+    quantity, reachable = found
+    quantity = "memory" if quantity.startswith("memory") else quantity
+    if quantity == "latency":
+        reachable *= correction / AIM
+    limit = named[quantity]
+    share = reachable / baseline[quantity] if limit.relative else reachable
+    nearest = Limit(quantity, share * 1.005, limit.relative)
+    return InfeasibleBudgetError(f"{limit} can't be met: the nearest feasible budget is {nearest}.")

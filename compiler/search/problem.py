@@ -1,0 +1,104 @@
+"""From a graph, its sensitivity and a chip's cost model to the solver's problem, and back to a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chipfit.ir.axes import analyse
+from chipfit.ir.configuration import Configuration
+from chipfit.ir.graph import Graph
+from chipfit.ir.kernels import kernels
+from chipfit.ir.shapes import what_if
+from chipfit.search.sensitivity import Sensitivity
+from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
+from chipfit.search.tables import Amounts, Tabulator
+from chipfit.targets.cost import Cost, CostModel
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What there is to choose in a graph on a chip. The graph is the one that codegen plans kernels for."""
+
+    graph: Graph
+    sensitivity: Sensitivity
+    cost_model: CostModel
+    batch: int = 1
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The solver's problem over `latency` (ms) and `size` (bytes)."""
+        losses = {axis: tuple(level.loss for level in found) for axis, found in self.sensitivity.levels.items()}
+        quantities = {
+            "latency": (self._constant, *self._items(self.latencies, self._kernel_axes)),
+            "size": self._items(self.sizes, self._parameter_axes),
+        }
+        return Problem(losses, dict(self.sensitivity.drops), quantities, exclusive_pairs(self._inside))
+
+    def cost(self, configuration: Configuration) -> Cost:
+        return self.cost_model.cost(self.graph, configuration, self.batch)
+
+    def configuration(self, solution: Solution) -> Configuration:
+        """What the solver chose; axes that keep their full width, or vanish with a block, are left out."""
+        levels = self.sensitivity.levels
+        widths = {axis: levels[axis][level].kept for axis, level in solution.levels.items() if level}
+        return Configuration(widths, solution.dropped)
+
+    def latencies(self, configuration: Configuration) -> dict[str, float]:
+        """Kernel -> milliseconds."""
+        return {layer.name: layer.latency_ms for layer in self.cost(configuration).layers}
+
+    def sizes(self, configuration: Configuration) -> dict[str, float]:
+        """Parameter -> bytes."""
+        shapes = what_if(self.graph, configuration, self.batch)
+        return {
+            name: float(np.prod(shapes[name], dtype=np.int64)) * parameter.value.type.dtype.itemsize
+            for name, parameter in self.graph.parameters.items()
+            if name in shapes
+        }
+
+    def _items(self, amounts_of: Amounts, axes_of: Mapping[str, tuple[str, ...]]) -> tuple[Item, ...]:
+        """One item per distinct (axes, blocks), holding all that depends on just these."""
+        summed: dict[tuple[tuple[str, ...], frozenset[str]], NDArray[np.float64]] = {}
+        for entry, (axes, table) in Tabulator(self.sensitivity.levels, axes_of).tabulate(amounts_of):
+            key = axes, frozenset(block for block, entries in self._inside.items() if entry in entries)
+            summed[key] = summed[key] + table if key in summed else table
+        return tuple(Item(axes, blocks, table) for (axes, blocks), table in summed.items())
+
+    @property
+    def _constant(self) -> Item:
+        """What a call costs besides its kernels."""
+        whole = self.cost(Configuration())
+        rest = whole.latency_ms - sum(layer.latency_ms for layer in whole.layers)
+        return Item((), frozenset(), np.array(rest))
+
+    @cached_property
+    def _kernel_axes(self) -> dict[str, tuple[str, ...]]:
+        """Kernel -> the axes with a choice that occur in its shapes."""
+        return {
+            kernel.name: self._chosen(value.name for node in kernel.nodes for value in (*node.inputs, *node.outputs))
+            for kernel in kernels(self.graph.forward)
+        }
+
+    @cached_property
+    def _parameter_axes(self) -> dict[str, tuple[str, ...]]:
+        return {name: self._chosen([name]) for name in self.sizes(Configuration())}
+
+    def _chosen(self, values: Iterable[str]) -> tuple[str, ...]:
+        analysis = analyse(self.graph)
+        axes = set[str]().union(*(analysis.axes_of(value) for value in values))
+        return tuple(axis for axis in self.sensitivity.levels if axis in axes)
+
+    @cached_property
+    def _inside(self) -> dict[str, frozenset[str]]:
+        """Block -> the kernels and parameters that vanish with it."""
+        full = self._present(Configuration())
+        drops = self.sensitivity.drops
+        return {block: full - self._present(Configuration({}, frozenset({block}))) for block in drops}
+
+    def _present(self, configuration: Configuration) -> frozenset[str]:
+        return frozenset(self.latencies(configuration)) | frozenset(self.sizes(configuration))

@@ -1,0 +1,230 @@
+"""Sensitivity: what each level of an axis and each dropped block costs in quality, measured on calibration data.
+
+A candidate is the graph with some of its weights masked and its readers repaired, or with one branch dropped. Only the
+part of the graph behind the change is run again; everything before it is taken from one run of the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from chipfit.ir.apply import apply, mask, rebatch
+from chipfit.ir.axes import Axis, analyse
+from chipfit.ir.blocks import Block, find_blocks
+from chipfit.ir.configuration import Configuration
+from chipfit.ir.emit import run
+from chipfit.ir.graph import EntryPoint, Graph, Node
+from chipfit.ir.kernels import kernels, work
+from chipfit.ir.shapes import what_if
+from chipfit.passes.agreement import disagreement
+from chipfit.passes.base import Inputs, Progress, silent
+from chipfit.passes.importance import best, rank, readers
+from chipfit.passes.matching import autocast
+from chipfit.passes.repair import masked_repair
+from chipfit.passes.statistics import Statistics
+from chipfit.stages import write_json
+
+SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)  # of an axis kept, at which its loss is measured
+SAVE_EVERY = 8  # candidates between checkpoints
+LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
+ROWS = 512  # of outputs, on which a loss is measured
+OPERATIONS = 1.5e11  # of one pass over the calibration data
+STATISTICS = 32  # examples for scores and repair, which look at every token or pixel
+
+
+@dataclass(frozen=True)
+class Level:
+    """One width of an axis: the indices it keeps and the loss that it costs alone."""
+
+    kept: tuple[int, ...]
+    loss: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Per axis its levels, the full width first and narrower ones after it; per block the loss of dropping it."""
+
+    levels: Mapping[str, tuple[Level, ...]]
+    drops: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        levels = {axis: [[list(level.kept), level.loss] for level in found] for axis, found in self.levels.items()}
+        return {"levels": levels, "drops": dict(self.drops)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Sensitivity:
+        levels = {a: tuple(Level(tuple(kept), loss) for kept, loss in found) for a, found in data["levels"].items()}
+        return Sensitivity(levels, data["drops"])
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The graph at the calibration batch, with the teacher's outputs and every residual value of its run."""
+
+    graph: Graph
+    inputs: Inputs
+
+    @staticmethod
+    def on(graph: Graph, calibration: Sequence[Inputs]) -> Probe:
+        """A probe on all calibration examples at once; they are batch first."""
+        inputs = tuple(torch.cat(parts) for parts in zip(*calibration, strict=True))
+        size = len(inputs[0])
+        if graph.batch is None:
+            return Probe(graph, calibration[0])
+        return Probe(rebatch(graph, size), inputs)
+
+    @cached_property
+    def reference(self) -> Mapping[str, Tensor]:
+        """Outputs and block borders of the unchanged graph, by value name."""
+        borders = {name for block in find_blocks(self.graph).values() for name in (block.skip, block.exit)}
+        computed = set(self.entry.producers)
+        with autocast():
+            return run(self.graph, *self.inputs, keep=tuple(sorted(borders & computed)))
+
+    @property
+    def entry(self) -> EntryPoint:
+        return self.graph.forward
+
+    def loss(self, changed: Graph) -> float:
+        """Disagreement of the changed graph's outputs with this graph's."""
+        dirty = self._behind(changed)
+        given = {name: value for name, value in self.reference.items() if name not in dirty}
+        with autocast():
+            found = run(changed, *self.inputs, given=given)
+        pairs = zip(self.entry.outputs, changed.forward.outputs, strict=True)
+        return disagreement(self.graph, {old.name: found[new.name] for old, new in pairs}, self.reference)
+
+    def _behind(self, changed: Graph) -> set[str]:
+        """Names of the values that may differ in the changed graph."""
+        topology = changed.forward.topology
+        known = {node.name: node for node in self.entry.nodes}
+        seeds = [node.name for node in changed.forward.nodes if self._differs(node, known.get(node.name), changed)]
+        nodes = set(seeds).union(*(nx.descendants(topology, seed) for seed in seeds))
+        return {value.name for node in changed.forward.nodes if node.name in nodes for value in node.outputs}
+
+    def _differs(self, node: Node, before: Node | None, changed: Graph) -> bool:
+        parameters = [value.name for value in node.inputs if value.name in changed.parameters]
+        return node != before or any(changed.state[p] is not self.graph.state[p] for p in parameters)
+
+
+def step_of(size: int, granularity: int) -> int:
+    """What an axis's widths are multiples of: whole vectors where it has several."""
+    return granularity if size >= 4 * granularity else 1
+
+
+def widths(size: int, granularity: int) -> list[int]:
+    """The widths to measure, widest first: SHARES of the size, in whole steps."""
+    step = step_of(size, granularity)
+    return sorted({size} | {max(step, round(size * share / step) * step) for share in SHARES[1:]}, reverse=True)
+
+
+def candidates(graph: Graph) -> tuple[dict[str, Axis], dict[str, Block]]:
+    """The axes worth narrowing, with the rest computing what it did, and the smallest droppable blocks."""
+    exact = {name: axis for name, axis in analyse(graph).axes.items() if axis.state == "exact" and axis.size > 1}
+    whole = operations(graph, Configuration())
+    narrowest = {axis.name: tuple(range(widths(axis.size, 1)[-1])) for axis in exact.values()}
+    left = {name: operations(graph, Configuration({name: kept})) / whole for name, kept in narrowest.items()}
+    blocks = find_blocks(graph)
+    return (
+        {name: axis for name, axis in exact.items() if 1 - left[name] >= LEAST_SAVING},
+        {name: block for name, block in blocks.items() if not _divided(block, blocks.values())},
+    )
+
+
+def operations(graph: Graph, configuration: Configuration) -> int:
+    """Floating-point operations of one example."""
+    shapes = what_if(graph, configuration, 1 if graph.batch else None)
+    return sum(work(kernel, shapes).flops for kernel in kernels(graph.forward))
+
+
+def calibration_size(graph: Graph) -> int:
+    """How many examples make enough rows of output to tell choices apart, in a forward pass of about a second."""
+    output = graph.forward.outputs[0].shape
+    rows = math.prod(output[1:-1]) if graph.batch else 1
+    return max(1, min(-(-ROWS // rows), round(OPERATIONS / operations(graph, Configuration()))))
+
+
+def _divided(block: Block, blocks: Iterable[Block]) -> bool:
+    """Whether smaller blocks drop parts of this one: a layer is dropped as its attention and its MLP."""
+    return any(other.nodes < block.nodes for other in blocks)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How to measure: on what, how finely, and what the passes at hand can do."""
+
+    graph: Graph
+    examples: Sequence[Inputs]
+    granularity: int
+    narrow: bool = True
+    drop: bool = True
+    repair: bool = True
+
+    def measure(self, checkpoint: Path | None = None, progress: Progress = silent) -> Sensitivity:
+        """Goes through all candidates; what `checkpoint` holds from a run that was stopped is not measured again."""
+        axes, blocks = candidates(self.graph)
+        tasks: list[tuple[str, Axis | Block]] = [*(axes.items() if self.narrow else ())]
+        tasks += blocks.items() if self.drop else ()
+        found = _read(checkpoint)
+        for done, (name, candidate) in enumerate(tasks):
+            progress(f"sensitivity of {name}", done / len(tasks))
+            if name not in found["levels"] and name not in found["drops"]:
+                if isinstance(candidate, Axis):
+                    found["levels"][name] = [[list(level.kept), level.loss] for level in self._levels(candidate)]
+                else:
+                    found["drops"][name] = self._probe.loss(self._without(name))
+                if checkpoint and (done % SAVE_EVERY == 0 or done == len(tasks) - 1):
+                    write_json(checkpoint, found)
+        return Sensitivity.from_json(found)
+
+    def _levels(self, axis: Axis) -> Iterator[Level]:
+        yield Level(tuple(range(axis.size)), 0.0)
+        scores = rank(self._statistics, axis)
+        for width in widths(axis.size, self.granularity)[1:]:
+            kept = best(scores, width)
+            yield Level(kept, self._probe.loss(self._narrowed(axis, kept)))
+
+    def _narrowed(self, axis: Axis, kept: tuple[int, ...]) -> Graph:
+        masked = mask(self._probe.graph, Configuration({axis.name: kept}))
+        if not self.repair:
+            return masked
+        repaired: dict[str, Tensor] = {}
+        for layer in readers(self._statistics, axis):
+            repaired |= masked_repair(self._statistics, layer, self._grams, axis, kept)
+        return masked.with_state(repaired)
+
+    def _without(self, block: str) -> Graph:
+        return apply(self._probe.graph, Configuration({}, frozenset({block})))
+
+    @cached_property
+    def _axes(self) -> dict[str, Axis]:
+        return candidates(self.graph)[0]
+
+    @cached_property
+    def _probe(self) -> Probe:
+        return Probe.on(self.graph, self.examples[: calibration_size(self.graph)])
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        return Statistics(self.graph, self.examples[:STATISTICS])
+
+    @cached_property
+    def _grams(self) -> Mapping[str, Tensor]:
+        reading = (readers(self._statistics, axis) for axis in self._axes.values())
+        return self._statistics.grams(layer.node.name for found in reading for layer in found)
+
+
+def _read(checkpoint: Path | None) -> dict[str, Any]:
+    if checkpoint and checkpoint.exists():
+        return dict(json.loads(checkpoint.read_text()))
+    return {"levels": {}, "drops": {}}
