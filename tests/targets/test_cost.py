@@ -1,0 +1,124 @@
+"""Costs of whole graphs: what-if is fact, memory is the peak of what lives, statuses are honest."""
+
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from chipfit.frontend.importer import import_model
+from chipfit.ir.apply import apply, rebatch
+from chipfit.ir.axes import analyse
+from chipfit.ir.blocks import find_blocks
+from chipfit.ir.configuration import Configuration
+from chipfit.ir.graph import Graph
+from chipfit.targets.cost import CostModel
+from chipfit.targets.cpu import CpuModel
+from chipfit.targets.profile import Figure, read_folder
+from chipfit.targets.registry import FOLDERS, get_target
+
+
+def calibrated_arm() -> CostModel:
+    """The Cortex-A76 with made-up coefficients, so that every term of the CPU model counts."""
+    profile = get_target("cortex-a76").profile
+    rules = read_folder(FOLDERS)[0]["cpu"].rules
+    made_up = {
+        name: Figure(1.0, rule.unit, "test", "measured") for name, rule in rules.items() if name not in profile.figures
+    }
+    return CostModel(
+        CpuModel(profile.with_figures({**made_up, "interval_factor": Figure(1.2, "ratio", "test", "measured")}))
+    )
+
+
+class Residual(nn.Module):
+    """Two convolutions and a residual, or two linear layers and one."""
+
+    def __init__(self, first: nn.Module, *inner: nn.Module) -> None:
+        super().__init__()
+        self.first, self.inner = first, nn.Sequential(*inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return x + self.inner(x)
+
+
+def convolutions() -> Graph:
+    layers = (
+        nn.Conv2d(16, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24),
+        nn.Conv2d(24, 16, 1),
+    )
+    model = nn.Sequential(Residual(nn.Conv2d(3, 16, 3, padding=1), *layers), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return import_model(model, (torch.randn(1, 3, 8, 8),))
+
+
+def perceptron() -> Graph:
+    branch = (nn.LayerNorm(32), nn.Linear(32, 80), nn.GELU(), nn.Linear(80, 32))
+    return import_model(nn.Sequential(Residual(nn.Linear(20, 32), *branch), nn.Linear(32, 7)), (torch.randn(1, 5, 20),))
+
+
+def configurations(graph: Graph, count: int) -> list[Configuration]:
+    """Random widths of at least two, every other one with blocks dropped too."""
+    random_, found = random.Random(0), []
+    axes = {name: axis.size for name, axis in analyse(graph).axes.items() if axis.state == "exact"}
+    for index in range(count):
+        kept = {name: random_.randint(2, size) for name, size in axes.items() if size > 1}
+        widths = {name: tuple(sorted(random_.sample(range(axes[name]), keep))) for name, keep in kept.items()}
+        found.append(Configuration(widths, frozenset(find_blocks(graph)) if index % 2 else frozenset()))
+    return found
+
+
+@pytest.mark.parametrize("build", [convolutions, perceptron])
+@pytest.mark.parametrize("model", [calibrated_arm(), get_target("h100-sxm").cost_model])
+def test_what_if_is_fact(build: type[Graph], model: CostModel) -> None:
+    graph = build()
+    costs = set()
+    for configuration in configurations(graph, 6):
+        cost = model.cost(graph, configuration)
+        assert cost == model.cost(apply(graph, configuration))
+        costs.add(cost.latency_ms)
+    assert len(costs) > 3
+
+
+def test_dropping_a_block_and_narrowing_an_axis_cost_less() -> None:
+    graph, model = perceptron(), calibrated_arm()
+    full = model.cost(graph)
+    dropped = model.cost(graph, Configuration({}, frozenset(find_blocks(graph))))
+    assert dropped.latency_ms < full.latency_ms
+    assert dropped.weight_bytes < full.weight_bytes
+    axis = next(name for name, axis in analyse(graph).axes.items() if axis.size == 80)
+    assert model.cost(graph, Configuration({axis: tuple(range(40))})).latency_ms < full.latency_ms
+
+
+def test_weights_and_activations_are_counted_in_bytes() -> None:
+    """Input (5, 20) and hidden (5, 30) live together, then hidden and output (5, 10)."""
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+    graph = import_model(model, (torch.randn(1, 5, 20),))
+    cost = calibrated_arm().cost(graph)
+    assert cost.weight_bytes == 4 * (20 * 30 + 30 + 30 * 10 + 10)
+    assert cost.peak_memory_bytes == cost.weight_bytes + 4 * 5 * (20 + 30)
+    assert calibrated_arm().cost(graph, batch=3).peak_memory_bytes == cost.weight_bytes + 3 * 4 * 5 * (20 + 30)
+
+
+def test_the_cost_at_a_batch_is_that_of_the_graph_at_that_batch() -> None:
+    graph, model = convolutions(), calibrated_arm()
+    assert model.cost(graph, batch=4) == model.cost(rebatch(graph, 4), batch=4)
+
+
+def test_layers_add_up_to_the_kernels_time() -> None:
+    cost = calibrated_arm().cost(perceptron())
+    assert 0 < sum(layer.latency_ms for layer in cost.layers) <= cost.latency_ms
+    assert {layer.kind for layer in cost.layers} == {"matmul", "reduce"}
+    assert {layer.limit for layer in cost.layers} <= {"compute", "memory", "launch"}
+
+
+def test_a_roofline_states_neither_calibration_nor_interval() -> None:
+    cost = get_target("ascend-910b3").cost_model.cost(convolutions())
+    assert (cost.status, cost.interval_ms, cost.energy_mj) == ("uncalibrated", None, None)
+
+
+def test_a_calibrated_cpu_states_its_interval() -> None:
+    cost = calibrated_arm().cost(perceptron())
+    assert cost.status == "calibrated"
+    assert cost.interval_ms == pytest.approx((cost.latency_ms / 1.2, cost.latency_ms * 1.2))
