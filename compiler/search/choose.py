@@ -17,6 +17,7 @@ from chipfit.search.solve import InfeasibleError, Problem, Solution, binding, so
 
 ATTEMPTS = 5
 SLACK = 0.05  # a configuration this far under its latency limit wastes quality: aim again
+MARGIN = 1.01  # above the least that is reachable, so that what the user is told survives rounding
 AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
 
 Measure = Callable[[Configuration], float]  # milliseconds, comparable with the measured baseline
@@ -107,5 +108,5 @@ def infeasible(
         reachable *= correction / AIM
     limit = named[quantity]
     share = reachable / baseline[quantity] if limit.relative else reachable
-    nearest = Limit(quantity, share * 1.005, limit.relative)
+    nearest = Limit(quantity, share * MARGIN, limit.relative)
     return InfeasibleBudgetError(f"{limit} can't be met: the nearest feasible budget is {nearest}.")

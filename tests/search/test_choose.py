@@ -1,0 +1,100 @@
+"""The loop from budget to configuration, against a landscape and a chip that are made up."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from chipfit.errors import InfeasibleBudgetError
+from chipfit.ir.configuration import Configuration
+from chipfit.search.budget import parse_budget
+from chipfit.search.choose import choose
+from chipfit.search.sensitivity import Level
+from chipfit.search.solve import Item, Problem
+
+WIDTHS = (16, 12, 8, 4)
+BASELINE = {"latency": 20.0, "memory": 1600.0, "size": 1600.0}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    latency_ms: float
+    peak_memory_bytes: float
+    weight_bytes: float
+
+
+@dataclass
+class Landscape:
+    """One axis of 16 channels; the model predicts a millisecond a channel."""
+
+    levels: dict = field(
+        default_factory=lambda: {"a": tuple(Level(tuple(range(w)), 16.0 - w) for w in WIDTHS)}
+    )
+
+    @property
+    def problem(self):
+        losses = {"a": tuple(level.loss for level in self.levels["a"])}
+        item = Item(("a",), frozenset(), np.array(WIDTHS, float))
+        size = Item(("a",), frozenset(), np.array(WIDTHS, float) * 100)
+        return Problem(losses, {}, {"latency": (item,), "size": (size,)})
+
+    def configuration(self, solution):
+        level = solution.levels["a"]
+        return Configuration({"a": self.levels["a"][level].kept} if level else {})
+
+    def cost(self, configuration):
+        width = len(configuration.widths.get("a", range(16)))
+        return Predicted(float(width), width * 100.0, width * 100.0)
+
+
+def measured(overhead):
+    """A chip on which every model takes `overhead` ms more than its channels say."""
+    return lambda configuration: len(configuration.widths.get("a", range(16))) + overhead
+
+
+def test_takes_the_widest_that_fits():
+    found = choose(Landscape(), parse_budget(["latency=80%"]), BASELINE, measured(4.0))
+    assert (len(found.configuration.widths["a"]), found.measured_ms, found.predicted_ms) == (12, 16.0, 12.0)
+
+
+def test_repairs_what_the_model_got_wrong():
+    calls = []
+
+    def chip(configuration):
+        calls.append(len(configuration.widths["a"]))
+        return calls[-1] * 1.0 + 7.0
+
+    found = choose(Landscape(), parse_budget(["latency=80%"]), BASELINE, chip)
+    assert calls[0] == 12  # 19 ms where 16 are allowed
+    assert found.measured_ms == 15.0
+
+
+def test_without_a_chip_at_hand_the_prediction_decides():
+    found = choose(Landscape(), parse_budget(["latency=13ms"]), BASELINE, None)
+    assert (len(found.configuration.widths["a"]), found.measured_ms) == (12, None)
+
+
+def test_size_needs_no_measurement():
+    found = choose(Landscape(), parse_budget(["size=50%"]), BASELINE, measured(0.0))
+    assert len(found.configuration.widths["a"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ("latency=5%", "latency=5% can't be met: the nearest feasible budget is latency=25.63%."),
+        ("latency=1ms", "latency=1ms can't be met: the nearest feasible budget is latency=5.127ms."),
+        ("size=20%", "size=20% can't be met: the nearest feasible budget is size=25.25%."),
+    ],
+)
+def test_names_the_binding_constraint_and_the_nearest_feasible(budget, sentence):
+    with pytest.raises(InfeasibleBudgetError) as error:
+        choose(Landscape(), parse_budget([budget]), BASELINE, measured(4.0))
+    assert str(error.value) == sentence
+    assert error.value.exit_code == 3
+
+
+def test_the_nearest_feasible_budget_is_feasible():
+    nearest = "latency=25.63%"
+    found = choose(Landscape(), parse_budget([nearest]), BASELINE, lambda c: len(c.widths["a"]) * 1.25)
+    assert found.measured_ms <= 0.2563 * 20
