@@ -19,11 +19,12 @@ from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import run
 from chipfit.ir.graph import Graph
+from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
 from chipfit.ir.verify import verify
 
 Inputs = tuple[Tensor, ...]
-few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @cache
@@ -89,6 +90,16 @@ def test_pruning_a_model_equals_masking_it(name: str, seed: int) -> None:
     check_axes(graph, pruned, configuration)
     if configuration.widths:
         assert pruned.parameter_count < graph.parameter_count or name == "lstm"
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-eager", "bert", "gpt2", "mobilenet", "efficientnet"])
+def test_a_pruned_model_has_the_kernels_that_were_foretold(name: str) -> None:
+    graph, _, _ = sample(name)
+    configuration = random_widths(graph, 1, frozenset({"normalised"}))
+    pruned = apply(graph, configuration)
+    foretold, shapes = what_if(graph, configuration), what_if(pruned, Configuration())
+    before = [(kernel.kind, kernel.name, work(kernel, foretold)) for kernel in kernels(graph.forward)]
+    assert [(kernel.kind, kernel.name, work(kernel, shapes)) for kernel in kernels(pruned.forward)] == before
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "resnet", "densenet", "packed-select"])
