@@ -40,7 +40,7 @@ class Encoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         mask = attention_mask.float()
         states = self.embeddings(input_ids, token_type_ids=self.segments, position_ids=self.positions)
-        additive = (1 - mask)[:, None, None, :] * MASKED
+        additive = (1.0 - mask)[:, None, None, :] * MASKED
         states = self.encoder(states, attention_mask=additive).last_hidden_state
         mean = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
         unit: Tensor = mean * mean.square().sum(1, keepdim=True).rsqrt()

@@ -47,7 +47,7 @@ class Encoder(Wrapper):
     """Token ids and mask, int64 [batch, 128], to logits, or to states [batch, 128, hidden] where there is no head."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        additive = (1 - attention_mask[:, None, None, :].float()) * MASKED
+        additive = (1.0 - attention_mask[:, None, None, :].float()) * MASKED
         return first(self.network(input_ids, attention_mask=additive))
 
 
