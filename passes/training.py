@@ -18,7 +18,7 @@ from torch import Tensor
 from chipfit.passes.base import Inputs, Progress, silent
 
 WARM_UP = 10  # steps
-TIMED = 4  # steps, the first of which is slower, after which the number of steps is fixed where a time was asked for
+TIMED = 4  # steps, after which the number of steps is fixed where a time was asked for
 JUDGED = 4  # times on the way that the held-out loss is taken
 PATIENCE = 2  # times in a row that it may have risen; a high rate may well lift it at first
 BETAS = (0.9, 0.95)
@@ -40,11 +40,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Course:
-    """Where a run is: steps done and planned (0: not known yet), seconds spent, held-out losses."""
+    """Where a run is: steps done and planned (0: not known yet), seconds spent and those of one judgement, losses."""
 
     done: int = 0
     planned: int = 0
     seconds: float = 0.0
+    judging: float = 0.0
     before: float = math.nan
     best: float = math.inf
     last: float = math.inf
@@ -83,16 +84,19 @@ class Training:
         parameters = list(self.trained.values())
         self.optimizer = torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0, fused=True)
         self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
-        self._saved = time.perf_counter()
+        self._saved = self._started = time.perf_counter()
 
     def run(self) -> Course:
         """Trains to the end, from the checkpoint if there is one, and leaves the best weights in `tensors`."""
         self._resume()
+        self._started = time.perf_counter() - self.course.seconds
         if math.isnan(self.course.before):
             before = self.judge()
-            self.course = replace(self.course, before=before, best=before, planned=self.settings.steps)
+            self.course = Course(before=before, best=before, planned=self.settings.steps, judging=self._elapsed)
         while not self.course.finished:
-            self._timed_step()
+            self._step()
+            self.course = self._planned(replace(self.course, done=self.course.done + 1, seconds=self._elapsed))
+            self.progress("distilling", self.course.done / self.course.planned if self.course.planned else 0.0)
             if self._judgement_due():
                 self._judge()
             if self.folder and time.perf_counter() - self._saved > CHECKPOINT_SECONDS:
@@ -101,27 +105,30 @@ class Training:
             tensor.data.copy_(self.best[name])
         if self.folder:
             (self.folder / FILE).unlink(missing_ok=True)
+        self.course = replace(self.course, seconds=self._elapsed)
         return self.course
 
-    def _timed_step(self) -> None:
-        started = time.perf_counter()
-        self._step()
-        taken = time.perf_counter() - started
-        course = replace(self.course, done=self.course.done + 1, seconds=self.course.seconds + taken)
-        if not course.planned and course.done >= TIMED:
-            left = max(0.0, self.settings.seconds - course.seconds)
-            course = replace(course, planned=course.done + int(left / taken))
-        self.course = course
-        self.progress("distilling", course.done / course.planned if course.planned else 0.0)
+    @property
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _planned(self, course: Course) -> Course:
+        """With a number of steps as soon as their time is known: what the judgements to come leave of the seconds."""
+        if course.planned or course.done < TIMED:
+            return course
+        left = self.settings.seconds - course.seconds - JUDGED * course.judging
+        each = (course.seconds - course.judging) / course.done
+        return replace(course, planned=course.done + max(0, int(left / each)))
 
     def _step(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed + self.course.done)
         for _ in range(self.settings.accumulate):
             torch.autograd.backward([self.loss(next(self.batches), generator) / self.settings.accumulate])
-        torch.nn.utils.clip_grad_norm_(self.trained.values(), CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), CLIP)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate(self.course.done, self.course.planned)
-        self.optimizer.step()
+        if torch.isfinite(norm):  # one overflow must not spoil every weight
+            self.optimizer.step()
         self.optimizer.zero_grad()
 
     def _judgement_due(self) -> bool:

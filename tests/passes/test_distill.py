@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from itertools import repeat
+from itertools import cycle, repeat
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,8 @@ def examples(name: str, count: int, seed: int) -> list[Inputs]:
     def like(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
             return torch.randn(tensor.shape, generator=generator)
+        if (tensor == 1).all():
+            return tensor  # a mask
         return torch.randint(0, int(tensor.max()) + 1, tensor.shape, generator=generator)
 
     _, inputs = ZOO[name]()
@@ -107,6 +109,19 @@ def test_training_stops_when_the_held_out_loss_keeps_rising() -> None:
     assert (course.done, course.before, course.best) == (6, 1.0, 0.5)
     assert weight.item() == pytest.approx(run.best["weight"].item())
     assert weight.item() < 1
+
+
+def test_a_batch_without_a_finite_gradient_is_skipped() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    run = Training(
+        Settings(steps=4, seconds=0, learning_rate=0.1, accumulate=1, seed=0),
+        tensors={"weight": weight},
+        trained={"weight": weight},
+        batches=cycle([(torch.ones(1),), (torch.full((1,), torch.nan),)]),
+        loss=lambda inputs, generator: (weight * inputs[0]).sum(),
+        judge=lambda: weight.item(),
+    )
+    assert run.run().best < 1
 
 
 def test_a_pruned_width_is_compared_on_its_kept_channels() -> None:
