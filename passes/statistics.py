@@ -76,7 +76,7 @@ class Statistics:
     def energies(self) -> Mapping[str, Tensor]:
         """Layer -> sum of squares of each of its columns [groups, columns]: the diagonal of its Gram matrix."""
         sums: dict[str, Tensor] = {}
-        for layer, rows in self._inputs(self.layers):
+        for layer, rows in self.input_rows(self.layers):
             energy = rows.square().sum(1).double()
             sums[layer.node.name] = sums[layer.node.name] + energy if layer.node.name in sums else energy
         return sums
@@ -84,12 +84,12 @@ class Statistics:
     def grams(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Layer -> Gram matrix of its input [groups, columns, columns] with a column of ones where it has a bias."""
         sums: dict[str, Tensor] = {}
-        for layer, rows in self._inputs(set(names)):
+        for layer, rows in self.input_rows(set(names)):
             added = gram(with_ones(rows) if layer.bias else rows)
             sums[layer.node.name] = sums[layer.node.name] + added if layer.node.name in sums else added
         return sums
 
-    def _inputs(self, names: Iterable[str]) -> Iterator[tuple[Layer, Tensor]]:
+    def input_rows(self, names: Iterable[str]) -> Iterator[tuple[Layer, Tensor]]:
         """Every wanted layer with its input rows, part after part of the calibration data."""
         wanted = {name: self.layers[name] for name in names}
         size, chunks = chunked(self.graph, self.calibration, self.parts)
@@ -112,6 +112,7 @@ class Statistics:
         """Parameter -> mean over the examples of the squared gradient: the diagonal of the empirical Fisher matrix."""
         return self._differentiate(2)
 
+    @torch.enable_grad()
     def _differentiate(self, power: int) -> dict[str, Tensor]:
         size, examples = chunked(self.graph, self.calibration, max(1, sum(len(x[0]) for x in self.calibration)))
         module = emit(at_batch(self.graph, size))

@@ -183,7 +183,7 @@ def test_masked_repair_is_the_repair_of_one_axis(name: str) -> None:
         found = masked_repair(statistics, layer, grams, axis, kept, 0.01)
         weight = found[layer.weight]
         assert weight.shape == graph.state[layer.weight].shape
-        rows = torch.cat([r for layer_, r in statistics._inputs([layer.node.name])], 1).double()
+        rows = torch.cat([r for layer_, r in statistics.input_rows([layer.node.name])], 1).double()
         gone = torch.from_numpy(np.flatnonzero(layer.matrix(weight).abs().sum((0, 1)).numpy() == 0))
         left = rows.clone()
         left[..., gone] = 0

@@ -134,6 +134,12 @@ def test_ranking_is_deterministic_and_ties_go_to_the_lower_index() -> None:
         np.testing.assert_array_equal(first, second)
 
 
+@torch.no_grad()
+def test_gradients_are_found_where_none_are_wanted() -> None:
+    (_, inputs), graph = imported("two-inputs")
+    assert rank(Statistics(graph, examples(inputs)), prunable(graph)[0], "taylor").max() > 0
+
+
 def test_unknown_criterion_is_named() -> None:
     _, graph = imported("two-inputs")
     with pytest.raises(UserError) as error:
