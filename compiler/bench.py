@@ -20,9 +20,9 @@ from chipfit.ir import store
 from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
-from chipfit.job import folded
 from chipfit.measure import Timing, interleave
 from chipfit.passes.base import Progress, silent
+from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
 from chipfit.targets.registry import get_target
 

@@ -17,8 +17,7 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
-from chipfit.passes.base import Context
-from chipfit.passes.fold_batch_norm import FoldBatchNorm
+from chipfit.passes.fold_batch_norm import folded
 from chipfit.search.sensitivity import step_of
 from chipfit.targets.cost import Cost, LayerCost
 from chipfit.targets.registry import Target, get_target
@@ -127,7 +126,7 @@ def _layer(name: str, parts: list[LayerCost], total_ms: float) -> LayerLine:
 
 def _deployed(graph: Graph, batch: int | None) -> Graph:
     """The graph as it is compiled if nothing is removed."""
-    ready = FoldBatchNorm().run(graph, Context(teacher=graph)).graph
+    ready = folded(graph)
     return rebatch(ready, batch) if batch else ready
 
 

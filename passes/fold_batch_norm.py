@@ -35,6 +35,11 @@ class FoldBatchNorm(Pass):
         return PassResult(_without_dead_parameters(graph, reads), reads != _reads(graph))
 
 
+def folded(graph: Graph) -> Graph:
+    """The graph with every batch norm folded, as code is generated for it."""
+    return FoldBatchNorm().run(graph, Context(teacher=graph)).graph
+
+
 @dataclass(frozen=True)
 class Fold:
     layer: Layer
