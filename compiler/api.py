@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from chipfit.artifact import Artifact
 from chipfit.calibration import calibrated
+from chipfit.errors import UserError
 from chipfit.finish import finish
 from chipfit.frontend.data import Data, as_data, load_data
 from chipfit.frontend.importer import import_model
@@ -22,6 +23,7 @@ from chipfit.search.budget import parse_budget, parse_share
 from chipfit.stages import Stages
 from chipfit.targets.registry import get_target
 
+HOST = "host"
 DEFAULT_PASSES = "prune-axes,drop-blocks,compensate,distill{seconds=200}"
 
 
@@ -80,6 +82,10 @@ def _compile(
 ) -> Artifact:
     limits = parse_budget([budget] if isinstance(budget, str) else budget)
     share, pipeline, chip = parse_share(keep) if keep else None, parse(passes), get_target(target)
+    if chip.name != HOST:
+        raise UserError(
+            f"Nothing here can run {chip.name} to measure and check a result: compile with --target {HOST}."
+        )
     stages = Stages(workplace(out, fresh), lambda name, found: progress(f"{name}: done before" if found else name, 0.0))
     progress("loading the model", 0.0)
     source = load()

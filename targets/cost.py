@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,26 @@ class KernelModel(Protocol):
         """Where the measured latency lies if that is predicted."""
 
 
+@dataclass(frozen=True)
+class Buffers:
+    """Input or kernel -> bytes of its output, the step that makes it, and the step after which nothing reads it."""
+
+    size: Mapping[str, int]
+    made: Mapping[str, int]
+    last_use: Mapping[str, int]
+
+    @property
+    def at_peak(self) -> Mapping[str, int]:
+        """Those that are held when they hold the most together."""
+        changes = [0] * (max(self.last_use.values(), default=0) + 2)
+        for name, bytes_ in self.size.items():
+            changes[self.made[name]] += bytes_
+            changes[self.last_use[name] + 1] -= bytes_
+        held = list(itertools.accumulate(changes))
+        peak = held.index(max(held))
+        return {name: size for name, size in self.size.items() if self.made[name] <= peak <= self.last_use[name]}
+
+
 @dataclass(frozen=True, eq=False)
 class CostModel:
     """Answers for whole graphs by asking a `KernelModel` about each kernel."""
@@ -85,8 +106,15 @@ class CostModel:
         inputs = sum(_bytes(value, shapes) for value in graph.forward.inputs)
         latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms(inputs)
         weights = weight_bytes(graph, shapes)
-        memory = weights + activation_bytes(graph.forward, [(kernel, amount) for kernel, amount, _ in plan], shapes)
+        held = buffers(graph.forward, [(kernel, amount) for kernel, amount, _ in plan], shapes)
+        memory = weights + sum(held.at_peak.values())
         return Cost(latency, self.model.interval(latency), memory, weights, None, self.status, layers)
+
+    def buffers(self, graph: Graph, configuration: Configuration, batch: int = 1) -> Buffers:
+        """What inputs and kernel outputs hold, and for how long."""
+        shapes = what_if(graph, configuration, batch if can_rebatch(graph) else None)
+        plan = [(kernel, amount) for kernel, amount, _ in self._planned(graph, configuration, shapes)]
+        return buffers(graph.forward, plan, shapes)
 
     def _planned(
         self, graph: Graph, configuration: Configuration, shapes: Shapes
@@ -141,8 +169,8 @@ def weight_bytes(graph: Graph, shapes: Shapes) -> int:
     return sum(_bytes(graph.parameters[name].value, shapes) for name in used)
 
 
-def activation_bytes(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], shapes: Shapes) -> int:
-    """The most bytes that inputs and kernel outputs hold at one time, each kept until its last reader has run.
+def buffers(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], shapes: Shapes) -> Buffers:
+    """The memory of a plan's values.
 
     A kernel that writes nothing is a view: it holds on to what it reads.
     """
@@ -157,21 +185,8 @@ def activation_bytes(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], sha
             size[kernel.name] = amount.bytes_written
         last_use.update(dict.fromkeys([*sources, owner[kernel.name]], step))
     last_use.update({owner[value.name]: len(plan) for value in entry.outputs if value.name in owner})
-    return _peak(size, last_use, [kernel.name for kernel, _ in plan])
-
-
-def _peak(size: Mapping[str, int], last_use: Mapping[str, int], order: Sequence[str]) -> int:
-    """The most bytes at one time if each value is made at its place in the order, all others before it."""
-    freed = [0] * (len(order) + 1)
-    for name, step in last_use.items():
-        freed[step] += size[name]
-    live = sum(size.values()) - sum(size.get(name, 0) for name in order)
-    peak = live
-    for name, dead in zip(order, freed, strict=False):
-        live += size.get(name, 0)
-        peak = max(peak, live)
-        live -= dead
-    return peak
+    made = dict.fromkeys(size, 0) | {kernel.name: step for step, (kernel, _) in enumerate(plan)}
+    return Buffers(size, made, last_use)
 
 
 def _bytes(value: Value, shapes: Shapes) -> int:

@@ -89,7 +89,7 @@ def within(
             if "memory" not in limits or peak <= limits["memory"]:
                 return solution
             name, problem = landscape.with_peak(problem, configuration)
-            bounds[name] = limits["memory"]
+            bounds[name] = limits["memory"]  # the rows are linear in the choices, the peak is their maximum
     except InfeasibleError:
         raise infeasible(problem, bounds, budget, baseline, correction) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,6 +60,19 @@ class Landscape:
             for name, parameter in self.graph.parameters.items()
             if name in shapes
         }
+
+    def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
+        """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""
+        held = self.cost_model.buffers(self.graph, configuration, self.batch).at_peak
+
+        def amounts_of(other: Configuration) -> dict[str, float]:
+            sizes = self.cost_model.buffers(self.graph, other, self.batch).size
+            return {name: float(sizes[name]) for name in held if name in sizes}
+
+        axes = {name: self._kernel_axes.get(name, ()) for name in amounts_of(Configuration())}
+        name = f"memory {len(problem.quantities)}"
+        items = (*problem.quantities["size"], *self._items(amounts_of, axes))
+        return name, replace(problem, quantities={**problem.quantities, name: items})
 
     def _items(self, amounts_of: Amounts, axes_of: Mapping[str, tuple[str, ...]]) -> tuple[Item, ...]:
         """One item per distinct (axes, blocks), holding all that depends on just these."""

@@ -27,9 +27,7 @@ class Predicted:
 class Landscape:
     """One axis of 16 channels; the model predicts a millisecond a channel."""
 
-    levels: dict = field(
-        default_factory=lambda: {"a": tuple(Level(tuple(range(w)), 16.0 - w) for w in WIDTHS)}
-    )
+    levels: dict = field(default_factory=lambda: {"a": tuple(Level(tuple(range(w)), 16.0 - w) for w in WIDTHS)})
 
     @property
     def problem(self):

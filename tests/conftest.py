@@ -1,0 +1,20 @@
+"""One calibration of this machine for all tests that need one, kept apart from the user's own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def calibrated_host(tmp_path_factory):
+    """The environment of a process for which this machine is calibrated, though only on a few probes."""
+    from chipfit.calibration import calibrate
+    from chipfit.probes import PROBES
+    from chipfit.targets.registry import get_target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        calibrate(get_target("host"), probes=PROBES)
+        yield dict(os.environ)

@@ -1,0 +1,153 @@
+"""The main job on a small network: what it writes, and that neither a kill nor bad luck loses anything."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chipfit.artifact import Artifact
+from chipfit.stages import DONE
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 32, 1))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu(x + self.body(x))
+        return self.head(x.mean((2, 3)))
+
+def model():
+    torch.manual_seed(0)
+    return Net().eval(), (torch.zeros(1, 3, 16, 16),)
+
+def data():
+    rows = torch.randn(160, 1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return {"train": [(row,) for row in rows[:128]], "heldout": [(row,) for row in rows[128:]]}
+"""
+PASSES = "prune-axes,drop-blocks,compensate,distill{steps=4,batch=16}"
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(SOURCE)
+    return f"{path}:model"
+
+
+def command(source, out, *options):
+    passes = () if "--passes" in options else ("--passes", PASSES)
+    return [sys.executable, "-m", "chipfit.cli", "compile", source, "--out", str(out), *passes, *options]
+
+
+def compiled(environment, source, out, *options):
+    done = subprocess.run(command(source, out, *options), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Artifact.open(out).manifest
+
+
+def weights(manifest):
+    return next(file["sha256"] for file in manifest["files"] if file["path"] == "weights.safetensors")
+
+
+def test_meets_a_latency_budget_and_records_everything(calibrated_host, source, tmp_path):
+    out = tmp_path / "out"
+    manifest = compiled(calibrated_host, source, out, "--budget", "latency=70%", "--budget", "size=60%", "--json")
+    assert manifest["certificate"]["met"]
+    assert set(manifest["certificate"]["limits"]) == {"latency", "size"}
+    assert manifest["certificate"]["latency_ratio"] <= 0.7
+    assert manifest["result"]["weight_bytes"] <= 0.6 * manifest["baseline"]["weight_bytes"]
+    for costs in ("baseline", "result", "predicted"):
+        assert {"latency_ms", "peak_memory_bytes", "weight_bytes", "energy_mj"} <= set(manifest[costs])
+    assert manifest["baseline"]["quality"]["retention"] == 1.0
+    assert 0 < manifest["result"]["quality"]["retention"] < 1
+    assert [one["pass"].split("{")[0] for one in manifest["passes"]] == [
+        name.split("{")[0] for name in PASSES.split(",")[:4]
+    ]
+    assert Artifact.open(out).verify() == []
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith((".new", ".old"))]
+
+
+def test_runs_without_torch(calibrated_host, source, tmp_path):
+    out = tmp_path / "out"
+    compiled(calibrated_host, source, out, "--budget", "size=60%")
+    np.savez(tmp_path / "x.npz", x=np.ones((1, 3, 16, 16), np.float32))
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from chipfit.cli import run\n"
+        f"sys.exit(run(['run', {str(out)!r}, '--input', {str(tmp_path / 'x.npz')!r}, '--json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=calibrated_host, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["outputs"]
+
+
+@pytest.mark.parametrize("stage", ["sensitivity", "library", "prune-axes", "compensate", "distill", "quality"])
+def test_killed_at_any_stage_ends_with_the_same_result(calibrated_host, source, tmp_path, stage):
+    whole = compiled(calibrated_host, source, tmp_path / "whole", "--budget", "size=60%")
+    out, work = tmp_path / "out", tmp_path / "out.work"
+    process = subprocess.Popen(
+        command(source, out, "--budget", "size=60%"),
+        env=calibrated_host,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not list(work.glob(f"{stage}-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    finished = {path: path.stat().st_mtime_ns for path in work.glob(f"*/{DONE}")}
+    resumed = compiled(calibrated_host, source, out, "--budget", "size=60%")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert weights(resumed) == weights(whole)
+    assert resumed["configuration"] == whole["configuration"]
+
+
+def test_repeated_run_is_free(calibrated_host, source, tmp_path):
+    out = tmp_path / "out"
+    compiled(calibrated_host, source, out, "--budget", "size=60%")
+    made = {path: path.stat().st_mtime_ns for path in Path(f"{out}.work").glob(f"*/{DONE}")}
+    compiled(calibrated_host, source, out, "--budget", "size=60%")
+    assert {path: path.stat().st_mtime_ns for path in Path(f"{out}.work").glob(f"*/{DONE}")} == made
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--budget", "latency=1%"), 3, "the nearest feasible budget is latency="),
+        (("--budget", "size=1%"), 3, "the nearest feasible budget is size="),
+        (("--budget", "memory=1KB"), 3, "the nearest feasible budget is memory="),
+        (("--budget", "latency=fast"), 2, "can't be read"),
+        (("--budget", "latency=-5%"), 2, "must be above zero"),
+        ((), 2, "No budget is given"),
+        (("--budget", "size=60%", "--target", "cortex-a67"), 2, "did you mean cortex-a76"),
+        (("--budget", "size=60%", "--passes", "prune"), 2, "There is no pass named prune"),
+        (("--budget", "size=60%", "--data", "npz:none.npz"), 2, "There is no data file none.npz"),
+        (("--budget", "size=60%", "--keep", "most"), 2, "is no share of quality"),
+    ],
+)
+def test_mistakes_are_one_sentence(calibrated_host, source, tmp_path, options, code, words):
+    out = tmp_path / "out"
+    done = subprocess.run(
+        command(source, out, *options), env=calibrated_host, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert words in last
+    assert not out.exists()
