@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import ConvSpec, DepthwiseSpec, GlobalPoolSpec, Image, Operand, PointwiseSpec, PoolSpec
-from chipfit.codegen.steps import Steps
+from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import CONVS, Kernel
 from chipfit.ir.graph import Arg, Node, Value
@@ -48,17 +48,14 @@ class Geometry:
 def geometry(kernel: Kernel) -> Geometry:
     """Raises Unsupported for transposed convolutions and for other than two dimensions."""
     node = kernel.anchor
-    named = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | dict(node.kwargs)
-    given = list(node.args[3:])
-    if node.kind == "convolution":
-        if given[3]:
-            raise Unsupported("a transposed convolution")
-        given = [*given[:3], given[5]]
-    stride, padding, dilation, groups = (*given, *list(named.values())[len(given) : 4])
+    given = bound(node)
+    if given.get("transposed"):
+        raise Unsupported("a transposed convolution")
     source, weight = node.inputs[:2]
     if len(weight.shape) != 4:
         raise Unsupported("a convolution of other than two dimensions")
-    bias = node.args[2] if len(node.args) > 2 and isinstance(node.args[2], Value) else None
+    stride, padding, dilation, groups = (given[name] for name in ("stride", "padding", "dilation", "groups"))
+    bias = given["bias"] if isinstance(given["bias"], Value) else None
     before, source = padded_by(kernel, source)
     own = same_padding(padding, weight, pair(dilation)) if isinstance(padding, str) else pair(padding)
     total = (own[0] + before[0], own[1] + before[1])
@@ -185,13 +182,13 @@ def lower_pool(low: Lowering, kernel: Kernel) -> None:
     if node.kind == "adaptive_avg_pool2d":
         lower_adaptive(low, kernel)
         return
-    window = pair(node.args[1])
-    stride = pair(node.args[2]) if len(node.args) > 2 and node.args[2] != () else window
-    padding = pair(node.args[3]) if len(node.args) > 3 else (0, 0)
-    rest = tuple(node.args[4:]) + tuple(setting for _, setting in node.kwargs)
-    plain = ((1, 1), 1, False, True) if node.kind == "max_pool2d" else (False, True, None)
-    if not all(setting in plain for setting in rest):
-        raise Unsupported(f"{node.kind} with {rest}")
+    given = bound(node)
+    window = pair(given["kernel_size"])
+    stride = pair(given["stride"]) if given["stride"] else window
+    rounded = given["ceil_mode"] or given.get("divisor_override") is not None
+    if rounded or pair(given.get("dilation", 1)) != (1, 1) or not given.get("count_include_pad", True):
+        raise Unsupported("pooling with dilation, rounding up or another divisor")
+    padding = pair(given["padding"])
     lower_windows(low, kernel, "max" if node.kind == "max_pool2d" else "avg", window, stride, padding)
 
 

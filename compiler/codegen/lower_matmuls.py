@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import MatmulSpec, Operand, SoftmaxSpec, View, round_up
-from chipfit.codegen.steps import Steps
+from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Strided, Unsupported, strided
 from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
@@ -141,12 +141,9 @@ def shared_heads(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Ten
 def lower_weights(low: Lowering, kernel: Kernel) -> None:
     """softmax(scale * scores + mask)."""
     anchor, scores = kernel.anchor, kernel.inputs[0]
-    settings = dict(anchor.kwargs)
-    given = [*anchor.args[3:], *(None,) * 3][:3]
-    mask = settings.get("attn_mask", given[0])
-    causal = settings.get("is_causal", given[2])
-    scale = settings.get("scale")
-    if settings.get("dropout_p", given[1]) or (mask is not None and not isinstance(mask, Value)):
+    given = bound(anchor)
+    mask, causal, scale = given["attn_mask"], given["is_causal"], given["scale"]
+    if given["dropout_p"] or (mask is not None and not isinstance(mask, Value)):
         raise Unsupported("attention with dropout")
     factor = 1 / math.sqrt(anchor.inputs[0].shape[-1]) if scale is None else float(scale)  # type: ignore[arg-type]
     tensors = [low.dense(scores)]

@@ -9,7 +9,7 @@ import torch
 
 from chipfit.codegen import lower_images, lower_matmuls
 from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, Shape, SoftmaxSpec
-from chipfit.codegen.steps import Steps
+from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import Kernel, is_factor
 from chipfit.ir.graph import Node, Value
@@ -45,10 +45,9 @@ def lower_softmax(low: Lowering, kernel: Kernel) -> None:
 
 def lower_layer_norm(low: Lowering, kernel: Kernel) -> None:
     node = kernel.anchor
-    source, axes = node.inputs[0], node.args[1]
-    settings = dict(zip(("weight", "bias", "eps"), (*node.args[2:5], *(None,) * 3), strict=False)) | dict(node.kwargs)
-    weight, bias = settings["weight"], settings["bias"]
-    eps = 1e-5 if settings["eps"] is None else float(settings["eps"])  # type: ignore[arg-type]
+    given = bound(node)
+    source, axes, weight, bias = node.inputs[0], given["normalized_shape"], given["weight"], given["bias"]
+    eps = float(given["eps"])  # type: ignore[arg-type]
     if not isinstance(axes, tuple) or len(axes) != 1 or (bias is not None and weight is None):
         raise Unsupported("a layer norm over several axes, or with a bias alone")
     affine = [value for value in (weight, bias) if isinstance(value, Value)]

@@ -15,7 +15,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from chipfit.codegen.program import Stock
 from chipfit.errors import UserError
 from chipfit.ir.emit import call_arguments, resolve, returns_tensor
-from chipfit.ir.graph import Value, map_values
+from chipfit.ir.graph import Node, Value, map_values
 
 
 def normalised(stock: Stock) -> Stock:
@@ -43,12 +43,8 @@ def relax_function(stock: Stock) -> Any:
     """
     module = fx.GraphModule(nn.Module(), calls(stock))
     examples = tuple(torch.empty(value.shape, dtype=value.type.dtype) for value in stock.inputs)
-    # Decomposed here, not by ExportedProgram.run_decompositions, which takes half a second whatever the size.
-    table: dict[Any, Any] = core_aten_decompositions() | get_decompositions([torch.ops.aten.native_batch_norm])
-    core = make_fx(module, decomposition_table=table, tracing_mode="fake")(*examples)
-    program = torch.export.export(core, examples)
     try:
-        imported = from_exported_program(program, run_ep_decomposition=False)
+        imported = imported_fast(module, examples) or from_exported_program(torch.export.export(module, examples))
     except (AssertionError, KeyError, ValueError, NotImplementedError) as error:
         ops = ", ".join(sorted({node.op for node in stock.nodes}))
         raise UserError(f"TVM cannot compile {ops} ({error}); rewrite that part of the model.") from error
@@ -58,10 +54,33 @@ def relax_function(stock: Stock) -> Any:
     return imported["main"].without_attr("global_symbol")
 
 
+def imported_fast(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> Any:
+    """The module decomposed by tracing, or None if TVM lacks one of the ops that tracing ends at.
+
+    TVM's own way, ExportedProgram.run_decompositions, takes half a second whatever the size.
+    """
+    aten = torch.ops.aten
+    table: dict[Any, Any] = core_aten_decompositions() | get_decompositions([aten.native_batch_norm])
+    table[aten._unsafe_view.default] = aten.view.default
+    core = make_fx(module, decomposition_table=table, tracing_mode="fake")(*examples)
+    try:
+        return from_exported_program(torch.export.export(core, examples), run_ep_decomposition=False)
+    except AssertionError:
+        return None
+
+
+def nonnegative(node: Node) -> Node:
+    """TVM reads before the start of a tensor at a negative index of select."""
+    if node.kind != "select" or not isinstance(node.args[2], int) or node.args[2] >= 0:
+        return node
+    size = node.inputs[0].shape[int(node.args[1])]  # type: ignore[arg-type]
+    return replace(node, args=(*node.args[:2], node.args[2] + size))
+
+
 def calls(stock: Stock) -> fx.Graph:
     graph = fx.Graph()
     held = {value.name: graph.placeholder(value.name) for value in stock.inputs}
-    for node in stock.nodes:
+    for node in map(nonnegative, stock.nodes):
         args, kwargs = call_arguments(node, held)
         call = graph.call_function(resolve(node.op), args, kwargs)
         if returns_tensor(node.op):
