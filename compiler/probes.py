@@ -74,7 +74,7 @@ class Residual(nn.Module):
         self.branch, self.norm = branch, norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(self.norm(x)) if self.norm else F.relu(x + self.branch(x))  # type: ignore[no-any-return]
+        return x + self.branch(self.norm(x)) if self.norm else F.relu(x + self.branch(x))
 
 
 def decoder(width: int, heads: int, size: int, share: int, hidden: int) -> nn.Module:

@@ -107,7 +107,8 @@ def _solve(samples: Sequence[Sample], terms: Sequence[str]) -> np.ndarray:
         most = np.min(measured[:, None] / totals, axis=0)
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
-        return (design.predict(scaled * most) - measured) / (measured + NOISE_SECONDS)
+        off: np.ndarray = design.predict(scaled * most) - measured
+        return off / (measured + NOISE_SECONDS)
 
     result = least_squares(residuals, np.full(len(terms), 0.5), bounds=(0, np.inf), loss="soft_l1", f_scale=0.1)
     solution: np.ndarray = result.x * most

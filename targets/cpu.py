@@ -89,7 +89,8 @@ def part_of(term: str) -> str:
 
 def kernel_seconds(launch: Number, compute: Number, memory: Number) -> Number:
     """The time of a kernel whose streaming partly hides behind its computing."""
-    return launch + (compute**OVERLAP + memory**OVERLAP) ** (1 / OVERLAP)
+    body: Number = (compute**OVERLAP + memory**OVERLAP) ** (1 / OVERLAP)
+    return launch + body
 
 
 def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:

@@ -167,7 +167,7 @@ def _check_keys(
 def _rule(source: _Source, name: str, table: Mapping[str, Any]) -> Rule:
     bounds = ("unit", "least", "most", "about")
     _check_keys(source, name, table, required=bounds, optional=("required", "value", "source", "status"))
-    rule = Rule(*(table[key] for key in bounds), required=table.get("required", False))
+    rule = Rule(table["unit"], table["least"], table["most"], table["about"], table.get("required", False))
     if "value" not in table:
         return rule
     default = {key: table.get(key, "") for key in ("value", "unit", "source", "status")}

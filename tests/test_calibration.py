@@ -1,0 +1,50 @@
+"""Calibration end to end on two tiny probes, and how timings find the kernels that they belong to."""
+
+from pathlib import Path
+
+import pytest
+from chipfit.calibration import attributed, calibrate, calibrated, delta_path, recalled
+from chipfit.probes import PROBES, Probe, linears
+from chipfit.targets.registry import get_target
+
+TINY = (
+    Probe("fitted", lambda: linears(16, 40, 8), (1, 4, 16)),
+    Probe("held out", lambda: linears(24, 16), (1, 4, 24), held_out=True),
+)
+
+
+def test_the_host_is_calibrated_once_and_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    host = get_target("host")
+    assert recalled(host).status == "uncalibrated"
+    result = calibrate(host, probes=TINY)
+    assert [name for name, held_out, _, _ in result.rows if held_out] == ["held out"]
+    assert delta_path().is_relative_to(tmp_path)
+    known = calibrated(host)
+    assert known.status == "calibrated"
+    assert known.profile.figures["launch_time"] == result.figures["launch_time"]
+    assert [path.suffix for path in delta_path().parent.iterdir()] == [".toml"]
+
+
+def test_a_chip_that_is_not_this_machine_stays_uncalibrated() -> None:
+    chip = get_target("cortex-a76")
+    assert calibrated(chip) is chip
+
+
+def test_stock_functions_are_told_apart_from_ours_and_layout_changes_left_out() -> None:
+    calls = [
+        {"value": "x", "kernel": "packimage"},
+        {"value": "a", "kernel": "conv"},
+        {"value": "b", "stock": ["aten.sin.default"]},
+        {"value": "c", "stock": ["aten.cos.default"]},
+        {"value": "d", "kernel": "conv"},
+        {"value": "e", "stock": ["aten.sin.default"]},
+    ]
+    times = [("packimage_0", 1.0), ("conv_1", 2.0), ("fused_sin", 4.0), ("cos", 8.0), ("conv_1", 16.0), ("sin", 32.0)]
+    found = list(attributed(calls, times))
+    assert found == [(("a",), 2.0), (("b", "c"), 12.0), (("d",), 16.0), (("e",), 32.0)]
+
+
+def test_probes_have_names_of_their_own_and_some_are_held_out() -> None:
+    assert len({probe.name for probe in PROBES}) == len(PROBES)
+    assert 4 <= sum(probe.held_out for probe in PROBES) < len(PROBES) / 2
