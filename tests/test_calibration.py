@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from chipfit.calibration import attributed, calibrate, calibrated, delta_path, recalled
 from chipfit.probes import PROBES, Probe, linears
 from chipfit.targets.registry import get_target
