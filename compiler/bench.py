@@ -28,7 +28,7 @@ from chipfit.targets.registry import get_target
 
 OURS = "chipfit"
 SECONDS = 10.0  # of timing
-SETTLE = 0.003  # seconds of rest before each call, in which other runtimes' threads stop spinning
+SETTLE = 0.02  # seconds of rest before each call, in which other runtimes' threads stop spinning
 
 
 @dataclass(frozen=True)
