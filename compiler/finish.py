@@ -21,7 +21,7 @@ from chipfit.job import Job
 from chipfit.passes.pipeline import Pipeline
 from chipfit.quality import Quality
 from chipfit.report import write_report
-from chipfit.stages import replace_folder
+from chipfit.stages import Done, replace_folder
 from chipfit.targets.cost import Cost
 
 RECOVERY = "distill"  # quality is judged before this pass and at the end
@@ -53,9 +53,9 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
 
 def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str, Any]:
     """The record of the compilation, all but its files. Milliseconds, bytes, millijoules."""
-    pair, choice = job.compared(job.result), job.choice
+    pair = job.compared(job.result)
     qualities = {name: asdict(quality) for name, quality in judged(job).items()}
-    before, after = job.landscape.cost(Configuration()), job.landscape.cost(choice.configuration)
+    before, after = job.landscape.cost(Configuration()), job.landscape.cost(job.configuration)
     result = costs(after, pair.result_ms)
     return {
         "source": lineage.get("source", ""),
@@ -66,10 +66,14 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
         "before_recovery": {"quality": qualities["before recovery"]},
         "predicted": {**costs(after, after.latency_ms), "interval_ms": after.interval_ms, "status": after.status},
         "certificate": certificate(job, result),
-        "configuration": choice.configuration.to_json(),
-        "passes": [{"pass": str(Pipeline((one,))), **stage.json()} for one, stage in job.passed],
+        "configuration": job.configuration.to_json(),
+        "passes": [{"pass": str(Pipeline((one,))), **took(stage)} for one, stage in job.passed],
         "lineage": {**lineage, **job.origin, "made": datetime.now(UTC).isoformat(), "chipfit": version("chipfit")},
     }
+
+
+def took(stage: Done) -> dict[str, Any]:
+    return {name: value for name, value in stage.json().items() if name != "configuration"}
 
 
 def costs(cost: Cost, latency_ms: float) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -22,7 +21,7 @@ from chipfit.ir.text import to_text
 from chipfit.measure import interleave, paired_ratio
 from chipfit.passes.base import Context, Pass, Progress
 from chipfit.passes.fold_batch_norm import FoldBatchNorm
-from chipfit.passes.pipeline import Pipeline
+from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
 from chipfit.search.budget import Budget
 from chipfit.search.choose import Choice, choose
@@ -165,9 +164,10 @@ class Job:
 
     def _apply(self, one: Pass, done: list[tuple[Pass, Done]], folder: Path) -> None:
         graph = store.load(done[-1][1].folder) if done else self.teacher
+        configuration = Configuration.from_json(done[-1][1].json()["configuration"]) if done else None
         context = Context(
             teacher=self.teacher,
-            configuration=self.choice.configuration,
+            configuration=configuration or self.choice.configuration,
             calibration=self.data.train[:REPAIR],
             train=self.data.train,
             heldout=self.data.heldout,
@@ -176,10 +176,17 @@ class Job:
             seed=self.seed,
             progress=self.progress,
         )
-        start = time.perf_counter()
-        result = Pipeline((one,)).run(graph, context)
+        result, seconds = run_pass(one, graph, context, [before.name for before, _ in done])
+        after = result.configuration or context.configuration
         store.save(result.graph, folder)
-        write_json(folder / "result.json", {"modified": result.modified, "seconds": time.perf_counter() - start})
+        record = {"modified": result.modified, "seconds": seconds, "configuration": after.to_json()}
+        write_json(folder / "result.json", record)
+
+    @property
+    def configuration(self) -> Configuration:
+        """How the result differs from the teacher: what the search chose, unless a pass chose for itself."""
+        last = self.passed[-1][1].json()["configuration"] if self.passed else self.choice.configuration.to_json()
+        return Configuration.from_json(last)
 
     def after(self, count: int) -> Graph:
         """The graph after the first `count` passes."""

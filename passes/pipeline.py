@@ -55,7 +55,7 @@ class Pipeline:
         modified, names = False, [one.name for one in self.passes]
         for index, one in enumerate(self.passes):
             started = graph
-            result, seconds = _run(one, graph, context, names[:index])
+            result, seconds = run_pass(one, graph, context, names[:index])
             graph, modified = result.graph, modified or result.modified
             context = replace(context, configuration=result.configuration or context.configuration)
             if observe:
@@ -63,7 +63,8 @@ class Pipeline:
         return PassResult(graph, modified, context.configuration)
 
 
-def _run(one: Pass, graph: Graph, context: Context, before: Sequence[str]) -> tuple[PassResult, float]:
+def run_pass(one: Pass, graph: Graph, context: Context, before: Sequence[str]) -> tuple[PassResult, float]:
+    """One pass between its checks, and its own seconds; `before` names the passes that ran earlier, for its errors."""
     with _blamed_on(one, before, PreconditionError):
         verify(graph)
         one.requires(graph, context)
