@@ -18,7 +18,7 @@ import numpy as np
 
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.profile import Profile
-from chipfit.targets.tiles import Tile, conv_tile, lanes, matmul_tile, pixel_block, step_cycles
+from chipfit.targets.tiles import Tile, conv_tile, depthwise_tile, lanes, matmul_tile, pixel_block, step_cycles
 
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
 OVERLAP = 3.0
@@ -90,7 +90,8 @@ def part_of(term: str) -> str:
 def kernel_seconds(launch: Number, compute: Number, memory: Number) -> Number:
     """The time of a kernel whose streaming partly hides behind its computing."""
     body: Number = (compute**OVERLAP + memory**OVERLAP) ** (1 / OVERLAP)
-    return launch + body
+    total: Number = launch + body
+    return total
 
 
 def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
@@ -158,6 +159,15 @@ def parts(size: int, step: int) -> tuple[tuple[int, int], ...]:
     return tuple((count, extent) for count, extent in ((whole, step), (1, rest)) if count and extent)
 
 
+def _depthwise_cycles(dims: Dims, cpu: Cpu) -> float:
+    """As of a pool, or by vectors of channels where that is what the threads share out."""
+    d = dict(dims)
+    if depthwise_tile(cpu, d["batch"], d["ho"], d["wo"], d["oc"]).order == "rows":
+        return _window_cycles(dims, cpu)
+    vectors = math.ceil(math.ceil(d["oc"] / lanes(cpu)) / cpu.threads)
+    return float(vectors * d["batch"] * d["ho"] * d["wo"] * d["r"] * d["s"])
+
+
 def _window_cycles(dims: Dims, cpu: Cpu) -> float:
     """Vector loads of every tap of every output, rows of which are shared out; a global pool runs on one thread."""
     d = dict(dims)
@@ -166,5 +176,5 @@ def _window_cycles(dims: Dims, cpu: Cpu) -> float:
 
 
 CYCLES: Mapping[str, Callable[[Dims, Cpu], float]] = MappingProxyType(
-    {"matmul": _matmul_cycles, "conv": _conv_cycles, "depthwise": _window_cycles, "pool": _window_cycles}
+    {"matmul": _matmul_cycles, "conv": _conv_cycles, "depthwise": _depthwise_cycles, "pool": _window_cycles}
 )
