@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import MatmulSpec, Operand, SoftmaxSpec, View, round_up
 from chipfit.codegen.steps import Steps, bound
-from chipfit.codegen.views import Strided, Unsupported, strided
+from chipfit.codegen.views import Unsupported, strided
 from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
 from chipfit.targets.tiles import matmul_tile
@@ -62,50 +62,39 @@ def lower_linear(low: Lowering, kernel: Kernel, a: Value, b: Value, bias: Value 
 def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
     if min(len(a.shape), len(b.shape)) < 2:
         raise Unsupported("a vector")
-    a_view, a_tensor, stack = matrices(low, kernel, a)
-    b_view, b_tensor, transposed, b_stack = right_factor(low, kernel, b)
-    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-    if stack != b_stack or a.shape[:-2] != b.shape[:-2]:
-        raise Unsupported("matmul that broadcasts")
+    if a.shape[:-2] != b.shape[:-2]:
+        raise Unsupported("a matmul that broadcasts")
+    a_view, a_tensor, _ = matrices(low, kernel, a, shares=False)
+    b_view, b_tensor, share = matrices(low, kernel, b)
+    stack, m, k, n = math.prod(a.shape[:-2]), a.shape[-2], a.shape[-1], b.shape[-1]
+    transposed = b_view.column != 1
+    if transposed:
+        b_view = replace(b_view, row=b_view.column, column=b_view.row)
+    if b_view.column != 1:
+        raise Unsupported("a factor strided in both dimensions")
     steps = collected(low, kernel, (stack, m, n), None)
-    spec = MatmulSpec(stack, m, n, k, "activation", transposed, 1, steps.epilogue, a_view, b_view)
+    spec = MatmulSpec(stack, m, n, k, "activation", transposed, share, steps.epilogue, a_view, b_view)
     tile = matmul_tile(low.cpu, m, n, k, stack)
     low.emit_dense(kernel.output, spec, tile, [a_tensor, b_tensor, *operands(low, steps)])
 
 
-def matrices(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Tensor, int]:
-    """The last two dimensions of a value as matrices in the tensor that it is a view of."""
+def matrices(low: Lowering, kernel: Kernel, value: Value, shares: bool = True) -> tuple[View, Tensor, int]:
+    """The last two dimensions of a value as matrices where they lie, and how many in a row share one of them."""
     try:
         source = strided(value, kernel.nodes)
-        view, stack = source.matrices()
-        if source.share == 1:
-            return view, low.dense(source.root), stack
+        if shares or source.share == 1:
+            return source.matrices(), low.dense(source.root), source.share
     except Unsupported:
         pass  # it has to be copied into place
-    view, stack = plain(value).matrices()
-    return view, low.dense(value, kernel.nodes), stack
-
-
-def plain(value: Value) -> Strided:
-    return strided(value, ())
-
-
-def right_factor(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Tensor, bool, int]:
-    """B of (k, n), which the kernel takes by rows, or transposed by columns."""
-    view, tensor, stack = matrices(low, kernel, value)
-    if view.column == 1:
-        return view, tensor, False, stack
-    if view.row == 1:
-        return replace(view, row=view.column, column=1), tensor, True, stack
-    raise Unsupported("a factor strided in both dimensions")
+    return strided(value, ()).matrices(), low.dense(value, kernel.nodes), 1
 
 
 def lower_scores(low: Lowering, kernel: Kernel) -> None:
     """Q K^T, with the heads of K that several heads of Q share read where they are."""
     query, key = kernel.anchor.inputs[:2]
-    a_view, a_tensor, stack = matrices(low, kernel, query)
+    a_view, a_tensor, _ = matrices(low, kernel, query, shares=False)
     b_view, b_tensor, share = shared_heads(low, kernel, key)
-    m, k, n = query.shape[-2], query.shape[-1], key.shape[-2]
+    stack, m, k, n = math.prod(query.shape[:-2]), query.shape[-2], query.shape[-1], key.shape[-2]
     spec = MatmulSpec(stack, m, n, k, "activation", True, share, a_view=a_view, b_view=b_view)
     low.emit_dense(kernel.output, spec, matmul_tile(low.cpu, m, n, k, stack), [a_tensor, b_tensor])
 
@@ -127,15 +116,10 @@ def lower_values(low: Lowering, kernel: Kernel) -> None:
 def shared_heads(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Tensor, int]:
     """Keys or values (batch, heads, rows, width) and how many query heads in a row use each of their heads."""
     grouped = kernel.anchor.inputs[0].shape[1] // value.shape[1]
-    try:
-        source = strided(value, kernel.nodes)
-        view, _ = source.matrices()
-        if view.column == 1:
-            return view, low.dense(source.root), grouped * source.share
-    except Unsupported:
-        pass  # it has to be copied into place
-    view, _ = plain(value).matrices()
-    return view, low.dense(value, kernel.nodes), grouped
+    view, tensor, share = matrices(low, kernel, value)
+    if view.column != 1:
+        view, tensor, share = strided(value, ()).matrices(), low.dense(value, kernel.nodes), 1
+    return view, tensor, grouped * share
 
 
 def lower_weights(low: Lowering, kernel: Kernel) -> None:
@@ -167,14 +151,16 @@ def collected(low: Lowering, kernel: Kernel, shape: tuple[int, ...], bias: Value
 
 
 def operand(value: Value, logical: tuple[int, ...]) -> Operand:
-    """A value beside a (batch, m, n) product: a number, a row, or the whole."""
-    size = math.prod(value.shape)
+    """A value beside a (batch, m, n) product: a number, a row, a matrix, or the whole."""
+    size, shape = math.prod(value.shape), value.shape
     if size == math.prod(logical):
         return Operand(logical)
     if size == 1:
         return Operand((1,))
-    if value.shape[-1] == size == logical[-1]:
-        return Operand((size,))
+    while shape[0] == 1:
+        shape = shape[1:]
+    if shape == logical[-len(shape) :]:
+        return Operand(shape)
     raise Unsupported(f"an operand of shape {value.shape} beside {logical}")
 
 

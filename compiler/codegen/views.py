@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,8 +25,8 @@ class Strided:
     strides: tuple[int, ...]
     share: int = 1
 
-    def matrices(self) -> tuple[View, int]:
-        """The view of the last two dimensions, and how many such matrices there are.
+    def matrices(self) -> View:
+        """The view of the last two dimensions.
 
         Raises Unsupported if the dimensions before them are not at most two steps.
         """
@@ -40,8 +39,7 @@ class Strided:
             heads, head, batch = 1, 0, head
         row, column = self.strides[-2:]
         row = row if rows > 1 or row else columns
-        view = View(self.root.shape, row, head, heads, batch, column if columns > 1 else 1)
-        return view, math.prod(stack)
+        return View(self.root.shape, row, head, heads, batch, column if columns > 1 else 1)
 
 
 def collapse(shape: Shape, strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -70,14 +68,23 @@ def strided(value: Value, nodes: Iterable[Node]) -> Strided:
         value = chain[-1].inputs[0]
     tensor, share = torch.empty(value.shape, device="meta"), 1
     for node in reversed(chain):
-        if share > 1:
-            raise Unsupported(f"{node.name} views repeated heads")
         result = execute(node, {node.inputs[0].name: tensor})[node.name]
+        if share > 1 and not keeps_heads(result, node, share):
+            raise Unsupported(f"{node.name} views repeated heads")
         if result is tensor or result._base is not None:
             tensor = result
+        elif share > 1:
+            raise Unsupported("a reshape of repeated heads copies")
         else:
             tensor, share = unrepeated(tensor, result.shape)
     return Strided(value, tuple(tensor.shape), tensor.stride(), share)
+
+
+def keeps_heads(tensor: torch.Tensor, node: Node, share: int) -> bool:
+    """Whether a view did to the heads alone what it does to the repeated ones: swap rows and width."""
+    shape = tuple(tensor.shape)
+    swaps = node.kind in ("transpose", "permute") and len(shape) == 4
+    return swaps and (shape[0], shape[1] * share, *shape[2:]) == node.outputs[0].shape
 
 
 def unrepeated(tensor: torch.Tensor, merged: torch.Size) -> tuple[torch.Tensor, int]:
