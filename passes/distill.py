@@ -44,7 +44,7 @@ class Distill(Pass):
     summary: ClassVar[str] = "train the compressed model to answer as the uncompressed one does, without labels"
     seconds: float = 0.0
     steps: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     hidden: float = 1.0
     temperature: float = 1.0
     positions: float = 0.5
