@@ -23,6 +23,9 @@ from chipfit.targets.tiles import Tile, conv_tile, depthwise_tile, lanes, matmul
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
 OVERLAP = 3.0
 
+# Starting and storing a matmul's tile takes as long as this many steps along k; seen where k is 12 to 128 (attention).
+STORE_STEPS = 8
+
 PARTS = ("launch", "compute", "memory")
 # Terms that belong to no kernel: a call of the library, a byte of its inputs, and what timing one kernel adds to it.
 CALL, INPUT, WATCH = "call_time", "input_byte_time", "watch_time"
@@ -121,7 +124,7 @@ Dims = tuple[tuple[str, int], ...]
 def _matmul_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
     tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"])
-    return d["k"] * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
+    return (d["k"] + STORE_STEPS) * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
 
 
 @lru_cache(maxsize=65536)
