@@ -22,7 +22,10 @@ class Configuration:
                 raise ValueError(f"Axis {axis} must keep at least one index, in ascending order.")
 
     def to_json(self) -> dict[str, Any]:
-        return {"widths": {axis: list(self.widths[axis]) for axis in sorted(self.widths)}, "dropped": sorted(self.dropped)}
+        return {
+            "widths": {axis: list(self.widths[axis]) for axis in sorted(self.widths)},
+            "dropped": sorted(self.dropped),
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Configuration:

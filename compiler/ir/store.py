@@ -37,5 +37,5 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(name.encode())
-        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
