@@ -15,7 +15,7 @@ from chipfit.passes.matching import Comparison
 from chipfit.passes.statistics import at_batch
 from chipfit.passes.training import Settings, Training
 
-JUDGED_EXAMPLES = 16  # held-out examples, as many as a batch if that is more
+JUDGED_EXAMPLES = 8  # held-out examples, as many as a batch if that is more
 REPORT = "distill.json"
 
 
