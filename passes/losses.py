@@ -14,7 +14,12 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     arXiv 1503.02531, section 2.1).
     """
     said, wanted = (functional.log_softmax(logits.float() / temperature, -1) for logits in (student, teacher))
-    return functional.kl_div(said, wanted, reduction="batchmean", log_target=True) * temperature**2
+    return log_divergence(said, wanted) * temperature**2
+
+
+def log_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """`divergence` of log-probabilities [rows, classes]."""
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ part of the graph behind the change is run again; everything before it is taken 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,33 @@ from typing import Any
 import networkx as nx
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from chipfit.ir.apply import apply, mask, rebatch
+from chipfit.ir.apply import mask, rebatch
 from chipfit.ir.axes import Axis, analyse
 from chipfit.ir.blocks import Block, find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import run
 from chipfit.ir.graph import EntryPoint, Graph, Node
-from chipfit.ir.kernels import kernels, work
+from chipfit.ir.kernels import work
 from chipfit.ir.shapes import what_if
-from chipfit.passes.agreement import disagreement
 from chipfit.passes.base import Inputs, Progress, silent
 from chipfit.passes.importance import best, rank, readers
-from chipfit.passes.matching import autocast
+from chipfit.passes.layers import Layer
+from chipfit.passes.losses import log_divergence, relative_error
+from chipfit.passes.matching import Head, autocast, find_head
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
 from chipfit.stages import write_json
+from chipfit.targets.cost import full_plan
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)  # of an axis kept, at which its loss is measured
+HOPELESS = 1.0  # a loss beyond which no narrower width is worth measuring
+REPAIRED = 16  # readers of an axis, at most, that are repaired to measure it
 SAVE_EVERY = 8  # candidates between checkpoints
 LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
-ROWS = 512  # of outputs, on which a loss is measured
+ROWS = 256  # of logits, on which a loss is measured
+EXAMPLES = 512  # at most
 OPERATIONS = 1.5e11  # of one pass over the calibration data
 STATISTICS = 32  # examples for scores and repair, which look at every token or pixel
 
@@ -69,7 +74,10 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Probe:
-    """The graph at the calibration batch, with the teacher's outputs and every residual value of its run."""
+    """The graph at the calibration batch, with every residual value of its run.
+
+    Logits are made on at most `ROWS` rows: for a language model their vocabulary costs as much as its layers.
+    """
 
     graph: Graph
     inputs: Inputs
@@ -83,26 +91,53 @@ class Probe:
             return Probe(graph, calibration[0])
         return Probe(rebatch(graph, size), inputs)
 
-    @cached_property
-    def reference(self) -> Mapping[str, Tensor]:
-        """Outputs and block borders of the unchanged graph, by value name."""
-        borders = {name for block in find_blocks(self.graph).values() for name in (block.skip, block.exit)}
-        computed = set(self.entry.producers)
-        with autocast():
-            return run(self.graph, *self.inputs, keep=tuple(sorted(borders & computed)))
-
     @property
     def entry(self) -> EntryPoint:
         return self.graph.forward
 
+    @cached_property
+    def head(self) -> Head | None:
+        return find_head(self.graph)
+
+    @cached_property
+    def reference(self) -> Mapping[str, Tensor]:
+        """What the head reads (or the outputs), and the borders of the blocks, by value name."""
+        borders = {name for block in find_blocks(self.graph).values() for name in (block.skip, block.exit)}
+        computed = set(self.entry.producers)
+        with autocast():
+            return run(self._trunk(self.graph), *self.inputs, keep=tuple(sorted(borders & computed)))
+
+    @cached_property
+    def answers(self) -> list[Tensor]:
+        """What the unchanged graph's outputs are compared by: log-probabilities, or the outputs themselves."""
+        return self._answers(self.graph, self.reference)
+
     def loss(self, changed: Graph) -> float:
-        """Disagreement of the changed graph's outputs with this graph's."""
+        """How far the changed graph's outputs are from this graph's: KL divergence in nats a row, or relative error."""
         dirty = self._behind(changed)
         given = {name: value for name, value in self.reference.items() if name not in dirty}
         with autocast():
-            found = run(changed, *self.inputs, given=given)
-        pairs = zip(self.entry.outputs, changed.forward.outputs, strict=True)
-        return disagreement(self.graph, {old.name: found[new.name] for old, new in pairs}, self.reference)
+            found = run(self._trunk(changed), *self.inputs, given=given)
+        pairs = zip(self._answers(changed, found), self.answers, strict=True)
+        compare = log_divergence if self.head else relative_error
+        return sum(float(compare(ours, wanted)) for ours, wanted in pairs) / len(self.answers)
+
+    def _trunk(self, graph: Graph) -> Graph:
+        """The graph up to what the head reads."""
+        if self.head is None:
+            return graph
+        read = graph.forward.producers[self.head.input.name].outputs
+        return graph.with_entry(replace(graph.forward, outputs=read[:1]))
+
+    def _answers(self, graph: Graph, found: Mapping[str, Tensor]) -> list[Tensor]:
+        if self.head is None:
+            return [found[value.name].float() for value in graph.forward.outputs]
+        rows = found[self.head.input.name].flatten(0, -2)
+        chosen = rows[:: max(1, len(rows) // ROWS)]
+        bias = graph.state[self.head.bias] if self.head.bias else None
+        with autocast():
+            logits = functional.linear(chosen, graph.state[self.head.weight], bias)
+        return [functional.log_softmax(logits.float(), -1)]
 
     def _behind(self, changed: Graph) -> set[str]:
         """Names of the values that may differ in the changed graph."""
@@ -144,14 +179,12 @@ def candidates(graph: Graph) -> tuple[dict[str, Axis], dict[str, Block]]:
 def operations(graph: Graph, configuration: Configuration) -> int:
     """Floating-point operations of one example."""
     shapes = what_if(graph, configuration, 1 if graph.batch else None)
-    return sum(work(kernel, shapes).flops for kernel in kernels(graph.forward))
+    return sum(work(kernel, shapes).flops for kernel, _ in full_plan(graph))
 
 
 def calibration_size(graph: Graph) -> int:
-    """How many examples make enough rows of output to tell choices apart, in a forward pass of about a second."""
-    output = graph.forward.outputs[0].shape
-    rows = math.prod(output[1:-1]) if graph.batch else 1
-    return max(1, min(-(-ROWS // rows), round(OPERATIONS / operations(graph, Configuration()))))
+    """How many examples a forward pass of about half a second takes."""
+    return max(1, min(EXAMPLES, round(OPERATIONS / operations(graph, Configuration()))))
 
 
 def _divided(block: Block, blocks: Iterable[Block]) -> bool:
@@ -192,19 +225,25 @@ class Survey:
         scores = rank(self._statistics, axis)
         for width in widths(axis.size, self.granularity)[1:]:
             kept = best(scores, width)
-            yield Level(kept, self._probe.loss(self._narrowed(axis, kept)))
+            loss = self._probe.loss(self._narrowed(axis, kept))
+            yield Level(kept, loss)
+            if loss > HOPELESS:
+                return
 
     def _narrowed(self, axis: Axis, kept: tuple[int, ...]) -> Graph:
         masked = mask(self._probe.graph, Configuration({axis.name: kept}))
-        if not self.repair:
-            return masked
         repaired: dict[str, Tensor] = {}
-        for layer in readers(self._statistics, axis):
+        for layer in self._repairable(axis):
             repaired |= masked_repair(self._statistics, layer, self._grams, axis, kept)
         return masked.with_state(repaired)
 
+    def _repairable(self, axis: Axis) -> list[Layer]:
+        """The layers to repair: none where nearly the whole model reads the axis, as the residual stream."""
+        found = readers(self._statistics, axis) if self.repair else []
+        return found if len(found) <= REPAIRED else []
+
     def _without(self, block: str) -> Graph:
-        return apply(self._probe.graph, Configuration({}, frozenset({block})))
+        return mask(self._probe.graph, Configuration({}, frozenset({block})))
 
     @cached_property
     def _axes(self) -> dict[str, Axis]:
@@ -220,7 +259,7 @@ class Survey:
 
     @cached_property
     def _grams(self) -> Mapping[str, Tensor]:
-        reading = (readers(self._statistics, axis) for axis in self._axes.values())
+        reading = (self._repairable(axis) for axis in self._axes.values())
         return self._statistics.grams(layer.node.name for found in reading for layer in found)
 
 
