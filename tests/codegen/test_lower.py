@@ -44,7 +44,10 @@ def kinds(name: str) -> Counter[str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["llama", "llama-eager", "bert", "gpt2", "efficientnet", "densenet", "shufflenet", "resnext", "packed-select"],
+    [
+        *("llama", "llama-eager", "bert", "gpt2", "packed-split", "packed-select"),
+        *("mobilenet", "efficientnet", "densenet", "shufflenet", "resnext"),
+    ],
 )
 def test_a_library_gives_the_numbers_of_pytorch(name: str, tmp_path: Path) -> None:
     graph = folded_graph(name)
