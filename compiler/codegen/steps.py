@@ -67,6 +67,8 @@ def spelled(node: Node) -> tuple[str, Sequence[Arg]]:
         op, args = bounded(op, args, named)
     elif op == "leaky_relu":
         args = (*args, named.pop("negative_slope", 0.01))[:2]
+    elif op == "rsub" and len(args) > 2:
+        named["alpha"] = args[2]
     elif op == "pow" and args[1] == 2:
         op, args = "square", args[:1]
     if named or op not in POINTWISE or any(not is_number(arg) and not isinstance(arg, Value) for arg in args):

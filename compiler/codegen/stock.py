@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +46,7 @@ def relax_function(stock: Stock) -> Any:
     examples = tuple(torch.empty(value.shape, dtype=value.type.dtype) for value in stock.inputs)
     try:
         imported = imported_fast(module, examples) or from_exported_program(torch.export.export(module, examples))
-    except (AssertionError, KeyError, ValueError, NotImplementedError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError, NotImplementedError) as error:
         ops = ", ".join(sorted({node.op for node in stock.nodes}))
         raise UserError(f"TVM cannot compile {ops} ({error}); rewrite that part of the model.") from error
     if len(imported.functions) > 1:
@@ -69,6 +70,26 @@ def imported_fast(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) ->
         return None
 
 
+def scaled(value: Any, factor: Any) -> Any:
+    return value if factor == 1 else value * factor
+
+
+def added(first: Any, second: Any, alpha: Any = 1) -> Any:
+    return first + scaled(second, alpha)
+
+
+def subtracted(first: Any, second: Any, alpha: Any = 1) -> Any:
+    return first - scaled(second, alpha)
+
+
+def subtracted_from(first: Any, second: Any, alpha: Any = 1) -> Any:
+    return scaled(first, -alpha) + second
+
+
+# TVM's importer drops alpha, and knows no integer less a tensor of floats.
+REWRITTEN: Mapping[str, Callable[..., Any]] = {"add": added, "sub": subtracted, "rsub": subtracted_from}
+
+
 def nonnegative(node: Node) -> Node:
     """TVM reads before the start of a tensor at a negative index of select."""
     if node.kind != "select" or not isinstance(node.args[2], int) or node.args[2] >= 0:
@@ -82,7 +103,7 @@ def calls(stock: Stock) -> fx.Graph:
     held = {value.name: graph.placeholder(value.name) for value in stock.inputs}
     for node in map(nonnegative, stock.nodes):
         args, kwargs = call_arguments(node, held)
-        call = graph.call_function(resolve(node.op), args, kwargs)
+        call = graph.call_function(REWRITTEN.get(node.kind) or resolve(node.op), args, kwargs)
         if returns_tensor(node.op):
             held[node.name] = call
         else:

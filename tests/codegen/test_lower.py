@@ -84,6 +84,21 @@ def test_corners(tmp_path: Path) -> None:
     compile_graph(import_model(Corners().eval(), inputs), HOST, tmp_path / "library", inputs)
 
 
+class Scalars(nn.Module):
+    """Integers beside floats and factors of the second operand, in float64 so that TVM lowers them, and in float32."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = x.double()
+        factors = (torch.add(y, y[0], alpha=3), torch.sub(y, x.int(), alpha=2), torch.rsub(y, y[1], alpha=2))
+        return 1 - x, torch.rsub(x, 1, alpha=2), 1 - y, torch.rsub(y, 3, alpha=2), 2 - x.int(), *factors
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of PyTorch's own decomposition pass
+def test_integers_beside_floats_and_factors(tmp_path: Path) -> None:
+    inputs = (torch.randn(3, 5),)
+    compile_graph(import_model(Scalars(), inputs), HOST, tmp_path / "library", inputs)
+
+
 def test_only_embedding_and_rotation_of_a_llama_are_left_to_stock_lowering() -> None:
     stock = [call.kernel.nodes for call in program("llama").calls if isinstance(call.kernel, Stock)]
     assert all(nodes[0].kind == "embedding" or "neg" in {node.kind for node in nodes} for nodes in stock)
