@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Stages:
         An unfinished folder is handed to `make` again with what it holds, so a long stage can go on from its own
         checkpoints; whatever `make` writes elsewhere is not part of the stage.
         """
-        key = hashlib.sha256(json.dumps([name, inputs], sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([version("chipfit"), name, inputs], sort_keys=True).encode()).hexdigest()[:16]
         folder = self.root / f"{name}-{key}"
         found = (folder / DONE).exists()
         self.entered(name, found)

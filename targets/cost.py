@@ -11,7 +11,7 @@ from typing import Protocol
 from chipfit.ir.apply import can_rebatch, drop
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import EntryPoint, Graph, Value
-from chipfit.ir.kernels import Kernel, Work, kernels, work
+from chipfit.ir.kernels import Kernel, Work, at, kernels, work
 from chipfit.ir.memo import per_graph
 from chipfit.ir.shapes import Shapes, replacements, what_if
 
@@ -132,6 +132,7 @@ class CostModel:
         return tuple(found)
 
     def _layer(self, kernel: Kernel, shapes: Shapes) -> tuple[Kernel, Work, LayerCost]:
+        kernel = at(kernel, shapes)
         amount = work(kernel, shapes)
         terms = self.model.terms(kernel, amount)
         limit = max(terms, key=lambda term: terms[term])

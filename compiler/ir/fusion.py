@@ -87,7 +87,7 @@ def kind_of(node: Node) -> str:
     if node.kind in MATMULS or node.kind == ATTENTION:
         return "matmul"
     if node.kind in CONVS:
-        return "depthwise" if is_depthwise(node) else "conv"
+        return conv_kind(node.inputs[0].shape, node.inputs[1].shape)
     if node.kind in POOLS:
         return "pool"
     if node.kind in REDUCTIONS:
@@ -97,10 +97,9 @@ def kind_of(node: Node) -> str:
     return "pointwise" if torch.Tag.pointwise.name in tags(node.op) or node.kind in UNTAGGED else "opaque"
 
 
-def is_depthwise(node: Node) -> bool:
-    """One filter a channel: the weight is (channels, 1, r, s) and there are as many groups."""
-    source, weight = node.inputs[0], node.inputs[1]
-    return weight.shape[1] == 1 and weight.shape[0] == source.shape[1] > 1
+def conv_kind(source: tuple[int, ...], weight: tuple[int, ...]) -> str:
+    """Depthwise is one filter a channel: the weight is (channels, 1, r, s) and there are as many groups."""
+    return "depthwise" if weight[1] == 1 and weight[0] == source[1] > 1 else "conv"
 
 
 class Planner:
@@ -201,14 +200,17 @@ class Planner:
 
     def claim_merged_heads(self, anchor: Node) -> None:
         """(batch, heads, rows, width) to (batch, rows, heads * width), which the kernel can write directly."""
-        chain: list[Node] = []
-        node = self.reader(anchor)
-        while node and node.kind in ("reshape", "transpose", "permute") and len(chain) < 3:
-            chain.append(node)
-            node = self.reader(node)
-        while chain and not is_merged(chain[-1].outputs[0], anchor.outputs[0], chain):
-            chain.pop()
-        self.claim(anchor.name, chain)
+        before = list(self.views(anchor))  # models with shared heads reshape to the shape that is there
+        swap = self.reader(before[-1] if before else anchor)
+        if swap and swaps_heads(swap) and all(view.outputs[0].shape == anchor.outputs[0].shape for view in before):
+            self.claim(anchor.name, [*before, swap, *self.views(swap)])
+
+    def views(self, node: Node) -> Iterator[Node]:
+        """The views that follow in single file."""
+        following = self.reader(node)
+        while following and following.kind in VIEWS:
+            yield following
+            following = self.reader(following)
 
     def epilogue(self, anchor: Node) -> list[Node]:
         """The pointwise ops that follow in single file without changing the shape."""
@@ -306,12 +308,10 @@ def is_zero_padding(node: Node) -> bool:
     return constant and fill == 0 and 0 < len(sizes) <= 4 and all(isinstance(s, int) and s >= 0 for s in sizes)
 
 
-def is_merged(value: Value, attention: Value, chain: Sequence[Node]) -> bool:
-    """Whether the chain ends in (batch, rows, heads * width), or (batch, rows, heads, width) on the way there."""
-    batch, heads, rows, width = attention.shape
-    swaps = [node for node in chain if node.kind in ("transpose", "permute")]
-    swapped = len(swaps) == 1 and swaps[0].outputs[0].shape == (batch, rows, heads, width)
-    return swapped and value.shape in ((batch, rows, heads * width), (batch, rows, heads, width))
+def swaps_heads(node: Node) -> bool:
+    """(batch, heads, rows, width) to (batch, rows, heads, width)."""
+    swap = node.args[1:] in ({"transpose": ((1, 2), (2, 1)), "permute": (((0, 2, 1, 3),),)}.get(node.kind, ()))
+    return swap and len(node.inputs[0].shape) == 4
 
 
 def fuses_epilogue(node: Node) -> bool:

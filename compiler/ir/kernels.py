@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from chipfit.ir.fusion import STRIDED, Kernel, folded, is_factor, kernels, origin
+from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, origin
 from chipfit.ir.graph import Arg, Node, Value
 
-__all__ = ["Kernel", "Work", "folded", "kernels", "work"]
+__all__ = ["Kernel", "Work", "at", "folded", "kernels", "work"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Dims = dict[str, int]
@@ -30,6 +30,14 @@ class Work:
     bytes_read: int
     bytes_written: int
     dims: Dims
+
+
+def at(kernel: Kernel, shapes: Shapes) -> Kernel:
+    """The kernel as planned for `shapes`: a convolution may be depthwise at some and not at others."""
+    if kernel.kind not in ("conv", "depthwise"):
+        return kernel
+    source, weight = (shapes[value.name] for value in kernel.anchor.inputs[:2])
+    return replace(kernel, kind=conv_kind(source, weight))
 
 
 def work(kernel: Kernel, shapes: Shapes) -> Work:

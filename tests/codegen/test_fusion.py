@@ -1,16 +1,32 @@
 """The fusion plan: complete, runnable in its order, and the one that the generated kernels can do."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 import zoo
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from chipfit.codegen.vector import POINTWISE
+from chipfit.frontend.importer import import_model
 from chipfit.ir.fusion import ATTENTION_PARTS, EPILOGUE, folded
 from chipfit.ir.graph import EntryPoint
 from chipfit.ir.kernels import Kernel, kernels, work
 from chipfit.passes.fold_batch_norm import FoldBatchNorm
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def shapes_of(entry: EntryPoint) -> dict[str, tuple[int, ...]]:
@@ -58,6 +74,24 @@ def test_a_convolution_takes_in_the_residual_and_the_activation() -> None:
     plan = [signature(kernel) for kernel in kernels(graph.forward)]
     assert not [kernel for kernel in plan if kernel.startswith("pointwise")]
     assert any(kernel.startswith("conv:conv2d+add") for kernel in plan)
+
+
+@pytest.mark.parametrize(
+    ("after", "taken_in"),
+    [
+        (lambda x: x.transpose(1, 2).flatten(2), ["transpose", "flatten"]),
+        (lambda x: x.permute(0, 2, 1, 3).reshape(2, 4, 16), ["permute", "reshape"]),
+        (lambda x: x.view(2, 4, -1, 4).transpose(1, 2), ["reshape", "transpose"]),
+        (lambda x: x.transpose(2, 3).flatten(2), []),
+        (lambda x: x.flatten(2), []),
+    ],
+)
+def test_an_attention_takes_in_the_merging_of_its_heads(after: Function, taken_in: list[str]) -> None:
+    """Heads, rows and width are equal, so shapes alone don't tell."""
+    model = Lambda(lambda x: after(scaled_dot_product_attention(x, x, x)) + 1)
+    graph = import_model(model, (torch.randn(2, 4, 4, 4),))
+    attention = next(kernel for kernel in kernels(graph.forward) if kernel.part)
+    assert [node.kind for node in attention.nodes][1:] == taken_in
 
 
 def test_a_value_that_is_returned_is_not_fused_away() -> None:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+import zoo
 from torch import Tensor, nn
 
 from chipfit.frontend.importer import import_model
@@ -58,14 +59,16 @@ def perceptron() -> Graph:
     return import_model(nn.Sequential(Residual(nn.Linear(20, 32), *branch), nn.Linear(32, 7)), (torch.randn(1, 5, 20),))
 
 
-def configurations(graph: Graph, count: int) -> list[Configuration]:
-    """Random widths of at least two, every other one with blocks dropped too."""
-    random_, found = random.Random(0), []
-    axes = {name: axis.size for name, axis in analyse(graph).axes.items() if axis.state == "exact"}
+def configurations(graph: Graph, count: int, seed: int = 0) -> list[Configuration]:
+    """Random widths, the first time the least everywhere; every other configuration drops some blocks too."""
+    random_, found = random.Random(seed), []
+    axes = {name: axis.size for name, axis in analyse(graph).axes.items() if axis.state != "frozen"}
+    blocks = sorted(find_blocks(graph))
     for index in range(count):
-        kept = {name: random_.randint(2, size) for name, size in axes.items() if size > 1}
+        kept = {name: random_.randint(1, size if index else 1) for name, size in axes.items()}
         widths = {name: tuple(sorted(random_.sample(range(axes[name]), keep))) for name, keep in kept.items()}
-        found.append(Configuration(widths, frozenset(find_blocks(graph)) if index % 2 else frozenset()))
+        dropped = random_.sample(blocks, random_.randint(0, len(blocks))) if index % 2 else ()
+        found.append(Configuration(widths, frozenset(dropped)))
     return found
 
 
@@ -79,6 +82,13 @@ def test_what_if_is_fact(build: type[Graph], model: CostModel) -> None:
         assert cost == model.cost(apply(graph, configuration))
         costs.add(cost.latency_ms)
     assert len(costs) > 3
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_what_if_is_fact_on_every_kind_of_network(name: str) -> None:
+    graph, model = zoo.imported(name), calibrated_arm()
+    for configuration in configurations(graph, 6, seed=1):
+        assert model.cost(graph, configuration) == model.cost(apply(graph, configuration))
 
 
 def test_dropping_a_block_and_narrowing_an_axis_cost_less() -> None:
