@@ -14,10 +14,10 @@ from functools import cache
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.opaque import OPAQUE
 from chipfit.ir.ops.pointwise import POINTWISE
-from chipfit.ir.ops.record import Op, Work
+from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import is_pointwise
 
-__all__ = ["Op", "Work", "is_opaque", "lookup", "table"]
+__all__ = ["Op", "is_opaque", "lookup", "table"]
 
 
 @cache
@@ -44,4 +44,4 @@ def lookup(node: Node) -> Op:
 
 
 def is_opaque(node: Node) -> bool:
-    return lookup(node).kernel == OPAQUE.kernel
+    return lookup(node).opaque

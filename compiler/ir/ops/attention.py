@@ -6,7 +6,7 @@ from chipfit.ir.extent import Extent, split, unify
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast
 from chipfit.ir.ops.linear import product_zero, typed
-from chipfit.ir.ops.record import Op, Shapes, Work, counted, volume
+from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments, with_arguments
 
 
@@ -54,11 +54,4 @@ def attention_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
     return (with_arguments(node, scale=float(query.shape[-1]) ** -0.5),)
 
 
-def attention_work(node: Node, shapes: Shapes) -> Work:
-    """Both matrix products, and four operations of the softmax for each score."""
-    query, key, value = operands(node)
-    scores = volume(query, shapes) // shapes[query.name][-1] * shapes[key.name][-2]
-    return counted(scores * (2 * shapes[query.name][-1] + 2 * shapes[value.name][-1] + 4), node, shapes)
-
-
-OPS = (Op("scaled_dot_product_attention", attention_axes, "matmul", attention_work, attention_zero, attention_rewrite),)
+OPS = (Op("scaled_dot_product_attention", attention_axes, attention_zero, attention_rewrite),)

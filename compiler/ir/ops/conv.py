@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from chipfit.ir.extent import Extent, product, split, unify
-from chipfit.ir.graph import Arg, Node, Value
+from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, fresh
 from chipfit.ir.ops.linear import product_zero
-from chipfit.ir.ops.record import Op, Shapes, Work, carried_zero, counted, moved, per_input, per_output, volume
+from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.signature import arguments, with_arguments
 
 
@@ -75,14 +73,6 @@ def conv_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
     return (with_arguments(node, groups=resize.size(group)),)
 
 
-def conv_work(node: Node, shapes: Shapes) -> Work:
-    given = arguments(node)
-    x, weight = given["input"], given["weight"]
-    assert isinstance(weight, Value)
-    pixels: Arg = x if is_transposed(node) else node.outputs[0]
-    return counted(2 * volume(pixels, shapes) * math.prod(shapes[weight.name][1:]), node, shapes)
-
-
 def spatial_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     """Batch and channels pass, each channel is pooled or resized alone."""
     x = context.of(node.inputs[0])
@@ -93,13 +83,6 @@ def spatial_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
 
 def spatial_rank(node: Node) -> int:
     return next(int(digit) for digit in reversed(node.kind.removesuffix("_with_indices")[:-1]) if digit.isdigit())
-
-
-def pool_work(node: Node, shapes: Shapes) -> Work:
-    """One operation for each element under each window."""
-    sizes = arguments(node).get("kernel_size")
-    window = math.prod(sizes) if isinstance(sizes, tuple) else 1  # type: ignore[arg-type]
-    return counted(volume(node.outputs[0], shapes) * window, node, shapes)
 
 
 def shuffle_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
@@ -119,9 +102,7 @@ ADAPTIVE = (
 )
 RESIZES = ("upsample_nearest1d", "upsample_nearest2d", "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d")
 OPS = (
-    *(Op(name, conv_axes, "conv", conv_work, conv_zero, conv_rewrite) for name in CONVOLUTIONS),
-    *(Op(name, spatial_axes, "pool", pool_work, carried_zero) for name in POOLS),
-    *(Op(name, spatial_axes, "pool", per_input(1), carried_zero) for name in ADAPTIVE),
-    *(Op(name, spatial_axes, "pool", per_output(7), carried_zero) for name in RESIZES),
-    Op("pixel_shuffle", shuffle_axes, "move", moved, carried_zero),
+    *(Op(name, conv_axes, conv_zero, conv_rewrite) for name in CONVOLUTIONS),
+    *(Op(name, spatial_axes, carried_zero) for name in (*POOLS, *ADAPTIVE, *RESIZES)),
+    Op("pixel_shuffle", shuffle_axes, carried_zero),
 )

@@ -6,7 +6,7 @@ from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, fresh
 from chipfit.ir.ops.pointwise import broadcast_axes
-from chipfit.ir.ops.record import Op, Shapes, Work, no_zero, size_in_bytes
+from chipfit.ir.ops.record import Op, no_zero
 from chipfit.ir.ops.signature import arguments, with_arguments
 
 
@@ -50,22 +50,14 @@ def data_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return (labels,)
 
 
-def written(node: Node, shapes: Shapes) -> Work:
-    return Work(0, 0, size_in_bytes(node.outputs, shapes))
-
-
 OPS = (
-    *(Op(name, filled_axes, "pointwise", written, all_zero, filled_rewrite) for name in ("zeros", "new_zeros")),
+    *(Op(name, filled_axes, all_zero, filled_rewrite) for name in ("zeros", "new_zeros")),
     *(
-        Op(name, filled_axes, "pointwise", written, no_zero, filled_rewrite)
+        Op(name, filled_axes, no_zero, filled_rewrite)
         for name in ("ones", "full", "empty", "rand", "randn", "new_ones", "new_full", "new_empty")
     ),
-    *(Op(name, broadcast_axes, "pointwise", written) for name in ("empty_like", "ones_like", "full_like")),
-    *(Op(name, broadcast_axes, "pointwise", written) for name in ("rand_like", "randn_like")),
-    Op("zeros_like", broadcast_axes, "pointwise", written, all_zero),
-    Op("arange", arange_axes, "pointwise", written, no_zero, arange_rewrite),
-    *(
-        Op(name, data_axes, "pointwise", written)
-        for name in ("linspace", "logspace", "scalar_tensor", "eye", "tril_indices")
-    ),
+    *(Op(name, broadcast_axes) for name in ("empty_like", "ones_like", "full_like", "rand_like", "randn_like")),
+    Op("zeros_like", broadcast_axes, all_zero),
+    Op("arange", arange_axes, no_zero, arange_rewrite),
+    *(Op(name, data_axes) for name in ("linspace", "logspace", "scalar_tensor", "eye", "tril_indices")),
 )

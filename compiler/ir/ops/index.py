@@ -6,7 +6,7 @@ from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh, prunable
 from chipfit.ir.ops.pieces import replaced
-from chipfit.ir.ops.record import Op, Shapes, Work, carried_zero, moved, per_input, size_in_bytes
+from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.shape import carry_index, dimension, number
 from chipfit.ir.ops.signature import arguments, with_arguments
 
@@ -35,12 +35,6 @@ def embedding_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     weight, indices = given["weight"], given["indices"]
     assert isinstance(indices, Value)
     return flow.zero(weight) & flow.atoms(node.outputs[0]) - flow.atoms(indices)
-
-
-def lookup_work(node: Node, shapes: Shapes) -> Work:
-    """Reads the rows that come out, and the positions."""
-    out = size_in_bytes(node.outputs, shapes)
-    return Work(0, out + size_in_bytes(node.inputs[1:], shapes), out)
 
 
 def index_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
@@ -207,15 +201,15 @@ def histc_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
 
 
 OPS = (
-    Op("embedding", embedding_axes, "move", lookup_work, embedding_zero),
-    Op("index", index_axes, "move", lookup_work, source_zero),
-    Op("index_select", index_select_axes, "move", lookup_work, source_zero),
-    Op("gather", gather_axes, "move", lookup_work, gather_zero),
-    *(Op(name, scatter_axes, "move", moved, carried_zero) for name in ("scatter", "scatter_add", "scatter_reduce")),
-    *(Op(name, index_add_axes, "move", moved, carried_zero) for name in ("index_add", "index_copy", "index_fill")),
-    Op("index_put", index_put_axes, "move", moved, carried_zero),
-    Op("topk", topk_axes, "reduce", per_input(4), carried_zero, topk_rewrite),
-    *(Op(name, sort_axes, "reduce", per_input(10), carried_zero) for name in ("sort", "argsort")),
-    Op("one_hot", one_hot_axes, "pointwise", moved, rewrite=one_hot_rewrite),
-    Op("histc", histc_axes, "reduce", per_input(1), rewrite=histc_rewrite),
+    Op("embedding", embedding_axes, embedding_zero),
+    Op("index", index_axes, source_zero),
+    Op("index_select", index_select_axes, source_zero),
+    Op("gather", gather_axes, gather_zero),
+    *(Op(name, scatter_axes, carried_zero) for name in ("scatter", "scatter_add", "scatter_reduce")),
+    *(Op(name, index_add_axes, carried_zero) for name in ("index_add", "index_copy", "index_fill")),
+    Op("index_put", index_put_axes, carried_zero),
+    Op("topk", topk_axes, carried_zero, topk_rewrite),
+    *(Op(name, sort_axes, carried_zero) for name in ("sort", "argsort")),
+    Op("one_hot", one_hot_axes, rewrite=one_hot_rewrite),
+    Op("histc", histc_axes, rewrite=histc_rewrite),
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, ZeroFlow, broadcast, prunable
 from chipfit.ir.ops.opaque import frozen_axes
-from chipfit.ir.ops.record import Op, Shapes, Work, counted, volume
+from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments
 
 
@@ -43,13 +42,6 @@ def linear_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     flow.sums_over(flow.of(x)[-1:], node, x, weight)
     operands = (x, flow.of(x)[:-1]), (weight, flow.of(weight)[:-1])
     return product_zero(flow, node.outputs[0], *operands, bias=given["bias"])
-
-
-def linear_work(node: Node, shapes: Shapes) -> Work:
-    given = arguments(node)
-    weight = given["weight"]
-    assert isinstance(weight, Value)
-    return counted(2 * volume(node.outputs[0], shapes) * shapes[weight.name][-1], node, shapes)
 
 
 def operands_of(node: Node) -> tuple[Value, Value, Arg]:
@@ -98,11 +90,6 @@ def matmul_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     return product_zero(flow, node.outputs[0], (left, x[:-1]), (right, kept), bias=added)
 
 
-def matmul_work(node: Node, shapes: Shapes) -> Work:
-    left, _, _ = operands_of(node)
-    return counted(2 * volume(node.outputs[0], shapes) * shapes[left.name][-1], node, shapes)
-
-
 def equation(node: Node) -> tuple[list[str], str, tuple[Value, ...]] | None:
     """Subscripts of the operands and of the output; None for an einsum with an ellipsis or without an output."""
     given = arguments(node)
@@ -149,18 +136,6 @@ def einsum_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     return product_zero(flow, node.outputs[0], *kept)
 
 
-def einsum_work(node: Node, shapes: Shapes) -> Work:
-    parsed = equation(node)
-    if parsed is None:
-        return counted(volume(node.outputs[0], shapes), node, shapes)
-    subscripts, _, tensors = parsed
-    sizes: dict[str, int] = {}
-    for letters, tensor in zip(subscripts, tensors, strict=True):
-        for letter, size in zip(letters, shapes[tensor.name], strict=True):
-            sizes[letter] = max(size, sizes.get(letter, 1))
-    return counted(2 * math.prod(sizes.values()), node, shapes)
-
-
 def grouped_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     """Rows of x in consecutive runs, each with its own matrix: (t, k) x (e, k, n) -> (t, n); `ends` of the runs (e)."""
     x, weight, ends = (context.of(value) for value in node.inputs[:3])
@@ -180,16 +155,9 @@ def grouped_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     return product_zero(flow, node.outputs[0], (x, flow.of(x)[:1]), (weight, flow.of(weight)[2:]))
 
 
-def grouped_work(node: Node, shapes: Shapes) -> Work:
-    return counted(2 * volume(node.outputs[0], shapes) * shapes[node.inputs[0].name][-1], node, shapes)
-
-
 OPS = (
-    Op("linear", linear_axes, "matmul", linear_work, linear_zero),
-    *(
-        Op(name, matmul_axes, "matmul", matmul_work, matmul_zero)
-        for name in ("matmul", "mm", "bmm", "mv", "addmm", "baddbmm")
-    ),
-    Op("einsum", einsum_axes, "matmul", einsum_work, einsum_zero),
-    *(Op(name, grouped_axes, "matmul", grouped_work, grouped_zero) for name in ("_grouped_mm", "grouped_mm_fallback")),
+    Op("linear", linear_axes, linear_zero),
+    *(Op(name, matmul_axes, matmul_zero) for name in ("matmul", "mm", "bmm", "mv", "addmm", "baddbmm")),
+    Op("einsum", einsum_axes, einsum_zero),
+    *(Op(name, grouped_axes, grouped_zero) for name in ("_grouped_mm", "grouped_mm_fallback")),
 )

@@ -9,7 +9,7 @@ import torch
 from chipfit.ir.extent import Extent, split, unify
 from chipfit.ir.graph import Arg, Node, TensorType, Value
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow
-from chipfit.ir.ops.record import Op, per_input
+from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments, integers, overload, with_arguments
 
 AFFINE = ("weight", "bias")
@@ -152,9 +152,9 @@ def group_rewrite(resize: Resize, node: Node) -> tuple[Node, ...]:
 
 
 OPS = (
-    Op("batch_norm", channel_axes, "pointwise", per_input(4), affine_zero),
-    Op("instance_norm", channel_axes, "reduce", per_input(8), affine_zero),
-    Op("layer_norm", layer_axes, "reduce", per_input(8), affine_zero, shape_rewrite, layer_mask),
-    Op("rms_norm", normalised_axes, "reduce", per_input(5), rms_zero, rms_rewrite),
-    Op("group_norm", group_axes, "reduce", per_input(8), affine_zero, group_rewrite),
+    Op("batch_norm", channel_axes, affine_zero),
+    Op("instance_norm", channel_axes, affine_zero),
+    Op("layer_norm", layer_axes, affine_zero, shape_rewrite, layer_mask),
+    Op("rms_norm", normalised_axes, rms_zero, rms_rewrite),
+    Op("group_norm", group_axes, affine_zero, group_rewrite),
 )

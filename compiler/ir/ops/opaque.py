@@ -7,7 +7,7 @@ import torch
 from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels
-from chipfit.ir.ops.record import Op, per_output
+from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import overload
 
 
@@ -57,4 +57,4 @@ def shapes_at(context: Labelling, node: Node, batch: Extent) -> list[tuple[int, 
     return shapes if [len(shape) for shape in shapes] == ranks else None
 
 
-OPAQUE = Op("opaque", frozen_axes, "opaque", per_output(1))
+OPAQUE = Op("opaque", frozen_axes, opaque=True)

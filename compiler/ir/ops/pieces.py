@@ -5,7 +5,7 @@ from __future__ import annotations
 from chipfit.ir.extent import Extent, concatenation, pieces, split, unify
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh
-from chipfit.ir.ops.record import Op, carried_zero, moved, per_output
+from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.shape import carry_index, dimension, number
 from chipfit.ir.ops.signature import arguments, integers, with_arguments
 
@@ -161,13 +161,13 @@ def grid_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
 
 SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split")
 OPS = (
-    *(Op(name, cat_axes, "move", moved, carried_zero) for name in ("cat", "concat", "concatenate")),
-    Op("stack", stack_axes, "move", moved, carried_zero),
-    *(Op(name, split_axes, "move", moved, carried_zero, split_rewrite) for name in SPLITS),
-    *(Op(name, pick_axes, "move", moved, carried_zero) for name in ("select", "unbind")),
-    *(Op(name, slice_axes, "move", moved, carried_zero, slice_rewrite) for name in ("slice", "narrow")),
-    Op("slice_scatter", scatter_axes, "move", moved, carried_zero, slice_rewrite),
-    *(Op(name, pad_axes, "move", moved, pad_zero) for name in ("pad", "constant_pad_nd")),
-    Op("glu", glu_axes, "pointwise", per_output(2), carried_zero),
-    *(Op(name, grid_axes, "move", moved, carried_zero) for name in ("broadcast_tensors", "meshgrid")),
+    *(Op(name, cat_axes, carried_zero) for name in ("cat", "concat", "concatenate")),
+    Op("stack", stack_axes, carried_zero),
+    *(Op(name, split_axes, carried_zero, split_rewrite) for name in SPLITS),
+    *(Op(name, pick_axes, carried_zero) for name in ("select", "unbind")),
+    *(Op(name, slice_axes, carried_zero, slice_rewrite) for name in ("slice", "narrow")),
+    Op("slice_scatter", scatter_axes, carried_zero, slice_rewrite),
+    *(Op(name, pad_axes, pad_zero) for name in ("pad", "constant_pad_nd")),
+    Op("glu", glu_axes, carried_zero),
+    *(Op(name, grid_axes, carried_zero) for name in ("broadcast_tensors", "meshgrid")),
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from chipfit.ir.extent import Extent, unify
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, ZeroFlow, broadcast
-from chipfit.ir.ops.record import Op, carried_zero, moved, per_output
+from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.signature import overload
 
 
@@ -101,12 +101,12 @@ def probed_zero(flow: ZeroFlow, node: Node) -> frozenset[Extent]:
     return frozenset(atom for atom in reached & flow.atoms(node.outputs[0]) if vanishes(atom))
 
 
-POINTWISE = Op("pointwise", broadcast_axes, "pointwise", per_output(1), probed_zero)
-IDENTITY = Op("identity", identity_axes, "pointwise", moved, carried_zero)
+POINTWISE = Op("pointwise", broadcast_axes, probed_zero)
+IDENTITY = Op("identity", identity_axes, carried_zero)
 UNTAGGED = ("fill", "floor_divide", "hardswish", "isin", "lerp", "log_sigmoid", "masked_fill", "polar", "type_as")
 
 OPS = (
     *(replace(IDENTITY, name=name) for name in ("to", "_to_copy", "clone", "contiguous", "detach", "alias")),
     *(replace(POINTWISE, name=name) for name in UNTAGGED),
-    Op("prelu", prelu_axes, "pointwise", per_output(2), lambda flow, node: flow.zero(node.inputs[0])),
+    Op("prelu", prelu_axes, lambda flow, node: flow.zero(node.inputs[0])),
 )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from chipfit.ir.extent import unify
-from chipfit.ir.graph import Node, Value, values_in
+from chipfit.ir.graph import Node, values_in
 from chipfit.ir.ops.context import Labelling, Labels, fresh
 from chipfit.ir.ops.opaque import frozen_axes
-from chipfit.ir.ops.record import Op, Shapes, Work, counted
+from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments
 
 
@@ -30,13 +28,4 @@ def recurrent_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
     return ((*first[:place], batch, *first[place + 1 :]), *((state[0], batch, state[2]) for state in states))
 
 
-def recurrent_work(node: Node, shapes: Shapes) -> Work:
-    """Every weight once for each step of each example."""
-    given = arguments(node)
-    x = given["input"]
-    assert isinstance(x, Value)
-    weights = sum(math.prod(shapes[value.name]) for value in values_in(given["params"]))
-    return counted(2 * weights * math.prod(shapes[x.name][:-1]), node, shapes)
-
-
-OPS = tuple(Op(name, recurrent_axes, "opaque", recurrent_work) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
+OPS = tuple(Op(name, recurrent_axes, opaque=True) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))

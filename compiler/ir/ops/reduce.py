@@ -7,7 +7,7 @@ from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow
 from chipfit.ir.ops.norm import rescaled
 from chipfit.ir.ops.pointwise import broadcast_axes
-from chipfit.ir.ops.record import Op, carried_zero, per_input
+from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.signature import arguments, integers
 
 
@@ -88,15 +88,11 @@ INDEXING = ("max", "min", "argmax", "argmin")
 EXTREMES = (*INDEXING, "amax", "amin", "any", "all", "prod")
 SPREADS = ("var", "std", "var_mean", "std_mean")
 OPS = (
-    Op("sum", reduce_axes, "reduce", per_input(1), summed_zero),
-    Op("mean", reduce_axes, "reduce", per_input(1), summed_zero, mean_rewrite),
-    *(Op(name, reduce_axes, "reduce", per_input(2), summed_zero) for name in ("linalg_vector_norm", "norm")),
-    *(Op(name, softened_axes, "reduce", per_input(1), carried_zero) for name in EXTREMES),
-    *(Op(name, softened_axes, "reduce", per_input(4), carried_zero) for name in SPREADS),
-    Op("logsumexp", softened_axes, "reduce", per_input(4)),
-    *(
-        Op(name, softmax_axes, "reduce", per_input(4))
-        for name in ("softmax", "_softmax", "log_softmax", "_log_softmax")
-    ),
-    Op("cumsum", running_axes, "reduce", per_input(1), running_zero),
+    Op("sum", reduce_axes, summed_zero),
+    Op("mean", reduce_axes, summed_zero, mean_rewrite),
+    *(Op(name, reduce_axes, summed_zero) for name in ("linalg_vector_norm", "norm")),
+    *(Op(name, softened_axes, carried_zero) for name in (*EXTREMES, *SPREADS)),
+    Op("logsumexp", softened_axes),
+    *(Op(name, softmax_axes) for name in ("softmax", "_softmax", "log_softmax", "_log_softmax")),
+    Op("cumsum", running_axes, running_zero),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from chipfit.ir.extent import Extent, conflict, product, split, take
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, fresh
-from chipfit.ir.ops.record import Op, carried_zero, free, moved
+from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.signature import arguments, integers, with_arguments
 
 
@@ -177,17 +177,17 @@ def complex_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:
 
 RESHAPES = ("reshape", "view", "_unsafe_view", "view_copy", "flatten", "unflatten", "squeeze")
 OPS = (
-    *(Op(name, reshape_axes, "move", free, carried_zero, reshape_rewrite) for name in RESHAPES),
-    Op("permute", permute_axes, "move", moved, carried_zero),
-    *(Op(name, transpose_axes, "move", moved, carried_zero) for name in ("transpose", "swapaxes", "swapdims")),
-    Op("movedim", movedim_axes, "move", moved, carried_zero),
-    *(Op(name, matrix_transpose_axes, "move", moved, carried_zero) for name in ("t", "mT")),
-    Op("unsqueeze", unsqueeze_axes, "move", free, carried_zero),
-    *(Op(name, expand_axes, "move", moved, carried_zero, expand_rewrite) for name in ("expand", "broadcast_to")),
-    *(Op(name, repeat_axes, "move", moved, carried_zero, repeat_rewrite) for name in ("repeat", "tile")),
-    Op("repeat_interleave", interleave_axes, "move", moved, carried_zero, interleave_rewrite),
-    Op("channel_shuffle", channel_shuffle_axes, "move", moved, carried_zero, channel_shuffle_rewrite),
-    *(Op(name, reordered_axes, "move", moved, carried_zero) for name in ("roll", "flip")),
-    *(Op(name, triangle_axes, "pointwise", moved, carried_zero) for name in ("tril", "triu")),
-    *(Op(name, complex_axes, "move", free, carried_zero) for name in ("view_as_complex", "view_as_real")),
+    *(Op(name, reshape_axes, carried_zero, reshape_rewrite) for name in RESHAPES),
+    Op("permute", permute_axes, carried_zero),
+    *(Op(name, transpose_axes, carried_zero) for name in ("transpose", "swapaxes", "swapdims")),
+    Op("movedim", movedim_axes, carried_zero),
+    *(Op(name, matrix_transpose_axes, carried_zero) for name in ("t", "mT")),
+    Op("unsqueeze", unsqueeze_axes, carried_zero),
+    *(Op(name, expand_axes, carried_zero, expand_rewrite) for name in ("expand", "broadcast_to")),
+    *(Op(name, repeat_axes, carried_zero, repeat_rewrite) for name in ("repeat", "tile")),
+    Op("repeat_interleave", interleave_axes, carried_zero, interleave_rewrite),
+    Op("channel_shuffle", channel_shuffle_axes, carried_zero, channel_shuffle_rewrite),
+    *(Op(name, reordered_axes, carried_zero) for name in ("roll", "flip")),
+    *(Op(name, triangle_axes, carried_zero) for name in ("tril", "triu")),
+    *(Op(name, complex_axes, carried_zero) for name in ("view_as_complex", "view_as_real")),
 )
