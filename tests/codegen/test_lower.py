@@ -93,7 +93,6 @@ class Scalars(nn.Module):
         return 1 - x, torch.rsub(x, 1, alpha=2), 1 - y, torch.rsub(y, 3, alpha=2), 2 - x.int(), *factors
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of PyTorch's own decomposition pass
 def test_integers_beside_floats_and_factors(tmp_path: Path) -> None:
     inputs = (torch.randn(3, 5),)
     compile_graph(import_model(Scalars(), inputs), HOST, tmp_path / "library", inputs)
