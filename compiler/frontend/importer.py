@@ -113,7 +113,8 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         raise UserError(f"The model doesn't export with torch.export: {reason.rstrip('.')}.") from error
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.batch_norm.default:
-            node.args = (*node.args[:5], False, *node.args[6:])
+            by_batch = node.args[3] is None  # it keeps no running mean
+            node.args = (*node.args[:5], by_batch, *node.args[6:])
     return program
 
 
