@@ -18,6 +18,7 @@ from torch import Tensor
 from chipfit.passes.base import Inputs, Progress, silent
 
 WARM_UP = 10  # steps
+SLOWER = 1.1  # an average step is than the fastest of the timed ones
 TIMED = 4  # steps, after which the number of steps is fixed where a time was asked for
 JUDGED = 4  # times on the way that the held-out loss is taken
 PATIENCE = 2  # times in a row that it may have risen; a high rate may well lift it at first
@@ -40,12 +41,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Course:
-    """Where a run is: steps done and planned (0: not known yet), seconds spent and those of one judgement, losses."""
+    """Where a run is: steps done and planned (0: not known yet), seconds spent, of one judgement and of the fastest
+    step, losses.
+    """
 
     done: int = 0
     planned: int = 0
     seconds: float = 0.0
     judging: float = 0.0
+    fastest: float = math.inf
     before: float = math.nan
     best: float = math.inf
     last: float = math.inf
@@ -94,8 +98,11 @@ class Training:
             before = self.judge()
             self.course = Course(before=before, best=before, planned=self.settings.steps, judging=self._elapsed)
         while not self.course.finished:
+            began = self._elapsed
             self._step()
-            self.course = self._planned(replace(self.course, done=self.course.done + 1, seconds=self._elapsed))
+            fastest = min(self.course.fastest, self._elapsed - began)
+            done = replace(self.course, done=self.course.done + 1, seconds=self._elapsed, fastest=fastest)
+            self.course = self._planned(done)
             self.progress("distilling", self.course.done / self.course.planned if self.course.planned else 0.0)
             if self._judgement_due():
                 self._judge()
@@ -113,12 +120,14 @@ class Training:
         return time.perf_counter() - self._started
 
     def _planned(self, course: Course) -> Course:
-        """With a number of steps as soon as their time is known: what the judgements to come leave of the seconds."""
+        """With a number of steps as soon as their time is known: what the judgements to come leave of the seconds.
+
+        The first step builds kernels for every shape and can take as long as ten, so the fastest one counts.
+        """
         if course.planned or course.done < TIMED:
             return course
         left = self.settings.seconds - course.seconds - JUDGED * course.judging
-        each = (course.seconds - course.judging) / course.done
-        return replace(course, planned=course.done + max(0, int(left / each)))
+        return replace(course, planned=course.done + max(0, int(left / (course.fastest * SLOWER))))
 
     def _step(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed + self.course.done)

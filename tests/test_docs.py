@@ -24,7 +24,7 @@ def shown(word):
                     yield pytest.param(text, id=f"{document.name}: {text}")
 
 
-@pytest.mark.parametrize("text", shown("chipfit"))
+@pytest.mark.parametrize("text", list(shown("chipfit")))
 def test_command_parses(text):
     command, args = commands.chipfit, shlex.split(text)[1:]
     while isinstance(command, click.Group):
@@ -32,7 +32,7 @@ def test_command_parses(text):
     command.make_context(name, list(args), resilient_parsing=False)
 
 
-@pytest.mark.parametrize("text", shown("make"))
+@pytest.mark.parametrize("text", list(shown("make")))
 def test_make_target_exists(text):
     target = text.split()[1]
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
