@@ -40,7 +40,7 @@ from chipfit.targets.detect import identity
 from chipfit.targets.profile import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
 
-ROUNDS = 8  # passes over all probes: each kernel is timed at moments far apart, and its best one counts
+ROUNDS = 3  # passes over all probes: each kernel is timed at moments far apart, and its best one counts
 RUNS = 5  # in one round, of each probe as a whole and again kernel by kernel
 
 
@@ -76,9 +76,9 @@ def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Prob
         for index, probe in enumerate(probes):
             progress(f"calibrating: {probe.name}", index / len(probes))
             subjects.append(prepared(probe, target, Path(folder) / str(index)))
-        for _ in range(ROUNDS):
-            for subject in subjects:
-                subject.time()
+        for turn, subject in enumerate(subjects * ROUNDS):
+            progress(f"timing probes, {turn // len(subjects) + 1} of {ROUNDS}", turn / len(subjects) % 1)
+            subject.time()
     samples = [sample for subject in subjects for sample in subject.samples()]
     result = fit(samples, {name: units[name] for name in terms_of(units)}, datetime.date.today())
     path = delta_path()
