@@ -64,12 +64,19 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
         "baseline": {**costs(before, pair.baseline_ms), "quality": qualities["teacher"]},
         "result": {**result, "quality": qualities["result"]},
         "before_recovery": {"quality": qualities["before recovery"]},
-        "predicted": {**costs(after, after.latency_ms), "interval_ms": after.interval_ms, "status": after.status},
+        "predicted": predicted(job, before, after),
         "certificate": certificate(job, result),
         "configuration": job.configuration.to_json(),
         "passes": [{"pass": str(Pipeline((one,))), **took(stage)} for one, stage in job.passed],
         "lineage": {**lineage, **job.origin, "made": datetime.now(UTC).isoformat(), "chipfit": version("chipfit")},
     }
+
+
+def predicted(job: Job, before: Cost, after: Cost) -> dict[str, Any]:
+    """What the search expected: the cost model's figure times what it was off by on the uncompressed model."""
+    scale = job.baseline["latency"] / before.latency_ms
+    interval = [scale * bound for bound in after.interval_ms] if after.interval_ms else None
+    return {**costs(after, scale * after.latency_ms), "interval_ms": interval, "status": after.status, "scale": scale}
 
 
 def took(stage: Done) -> dict[str, Any]:
