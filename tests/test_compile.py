@@ -49,7 +49,7 @@ def source(tmp_path):
 
 def command(source, out, *options):
     passes = () if "--passes" in options else ("--passes", PASSES)
-    return [sys.executable, "-m", "chipfit.cli", "compile", source, "--out", str(out), *passes, *options]
+    return [str(Path(sys.executable).with_name("chipfit")), "compile", source, "--out", str(out), *passes, *options]
 
 
 def compiled(environment, source, out, *options):
@@ -96,9 +96,16 @@ def test_runs_without_torch(calibrated_host, source, tmp_path):
     assert json.loads(done.stdout)["outputs"]
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(calibrated_host, tmp_path_factory):
+    """The manifest of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "net.py").write_text(SOURCE)
+    return compiled(calibrated_host, f"{folder / 'net.py'}:model", folder / "out", "--budget", "size=60%")
+
+
 @pytest.mark.parametrize("stage", ["sensitivity", "library", "prune-axes", "compensate", "distill", "quality"])
-def test_killed_at_any_stage_ends_with_the_same_result(calibrated_host, source, tmp_path, stage):
-    whole = compiled(calibrated_host, source, tmp_path / "whole", "--budget", "size=60%")
+def test_killed_at_any_stage_ends_with_the_same_result(calibrated_host, source, tmp_path, uninterrupted, stage):
     out, work = tmp_path / "out", tmp_path / "out.work"
     process = subprocess.Popen(
         command(source, out, "--budget", "size=60%"),
@@ -114,8 +121,8 @@ def test_killed_at_any_stage_ends_with_the_same_result(calibrated_host, source, 
     finished = {path: path.stat().st_mtime_ns for path in work.glob(f"*/{DONE}")}
     resumed = compiled(calibrated_host, source, out, "--budget", "size=60%")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert weights(resumed) == weights(whole)
-    assert resumed["configuration"] == whole["configuration"]
+    assert weights(resumed) == weights(uninterrupted)
+    assert resumed["configuration"] == uninterrupted["configuration"]
 
 
 def test_repeated_run_is_free(calibrated_host, source, tmp_path):
