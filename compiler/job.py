@@ -137,7 +137,8 @@ class Job:
             compile_graph(deployed, self.target, folder / "library")
 
         inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
-        return self.stages.run("library", {**inputs, "target": repr(self.target)}, make)
+        chip = {"cpu": repr(self.target.cpu), "llvm": [self.target.profile.triple, self.target.profile.arch]}
+        return self.stages.run("library", {**inputs, **chip}, make)
 
     def deployed(self, graph: Graph) -> Graph:
         ready = folded(graph)
