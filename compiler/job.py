@@ -20,7 +20,7 @@ from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
 from chipfit.measure import interleave, paired_ratio
 from chipfit.passes.base import Context, Pass, Progress
-from chipfit.passes.fold_batch_norm import FoldBatchNorm
+from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
 from chipfit.search.budget import Budget
@@ -207,8 +207,3 @@ class Job:
 
         key = self.passed[count - 1][1].key if count else ""
         return Quality(**self.stages.run("quality", {**self.origin, "on": key}, make).json())
-
-
-def folded(graph: Graph) -> Graph:
-    """The graph with every batch norm folded, as code is generated for it."""
-    return FoldBatchNorm().run(graph, Context(teacher=graph)).graph
