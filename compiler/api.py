@@ -24,7 +24,7 @@ from chipfit.stages import Stages
 from chipfit.targets.registry import get_target
 
 HOST = "host"
-DEFAULT_PASSES = "prune-axes,drop-blocks,compensate,distill{seconds=200}"
+DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=200}"
 
 
 def compile(  # noqa: A001

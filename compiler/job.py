@@ -19,7 +19,8 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
 from chipfit.measure import interleave, paired_ratio
-from chipfit.passes.base import Context, Pass, Progress
+from chipfit.passes.base import Context, Inputs, Pass, Progress
+from chipfit.passes.factorize import factorized, with_factors
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
@@ -30,7 +31,7 @@ from chipfit.search.sensitivity import Sensitivity, Survey
 from chipfit.stages import Done, Stages, write_json
 from chipfit.targets.registry import Target
 
-REPAIR = 64  # examples on which passes may calibrate
+CALIBRATION = 128  # examples on which passes may calibrate
 MEASURED_SECONDS = 8.0  # for one interleaved comparison of two libraries
 
 
@@ -71,22 +72,40 @@ class Job:
     # What may be removed, and what it costs
 
     @cached_property
+    def factored(self) -> Graph:
+        """The teacher with every layer split that `factorize` may split, so that its rank is an axis."""
+        if not any(one.name == "factorize" for one in self.pipeline.passes):
+            return self.teacher
+
+        def make(folder: Path) -> None:
+            self.progress("factorize", 0.0)
+            store.save(factorized(self.teacher, self.calibration), folder)
+
+        return store.load(self.stages.run("factorize", self.origin, make).folder)
+
+    @property
+    def calibration(self) -> list[Inputs]:
+        return list(self.data.train[:CALIBRATION])
+
+    @cached_property
     def sensitivity(self) -> Sensitivity:
         names = {one.name for one in self.pipeline.passes}
         uses = {"narrow": "prune-axes" in names, "drop": "drop-blocks" in names, "repair": "compensate" in names}
         lanes = self.target.cpu.vector_bits // 32
 
         def make(folder: Path) -> None:
-            survey = Survey(self.teacher, self.data.train, lanes, **uses)
+            survey = Survey(self.factored, self.data.train, lanes, **uses)
             found = survey.measure(folder / "checkpoint.json", self.progress)
             write_json(folder / "result.json", found.to_json())
 
-        stage = self.stages.run("sensitivity", {**self.origin, "lanes": lanes, **uses}, make)
+        given = {**self.origin, "lanes": lanes, "factorize": "factorize" in names, **uses}
+        stage = self.stages.run("sensitivity", given, make)
         return Sensitivity.from_json(stage.json())
 
     @cached_property
     def landscape(self) -> Landscape:
-        return Landscape(folded(self.teacher), self.sensitivity, self.target.cost_model, self.batch)
+        graph, plain = folded(self.factored), folded(self.teacher)
+        return Landscape(graph, self.sensitivity, self.target.cost_model, self.batch, plain)
 
     @cached_property
     def baseline(self) -> dict[str, float]:
@@ -112,7 +131,8 @@ class Job:
 
     def candidate_ms(self, configuration: Configuration) -> float:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
-        return self.compared(apply(self.teacher, configuration)).ratio * self.baseline_ms
+        whole = with_factors(self.teacher, self.factored, configuration.widths)
+        return self.compared(apply(whole, configuration)).ratio * self.baseline_ms
 
     def compared(self, graph: Graph) -> Pair:
         """The graph's library timed beside the uncompressed model's."""
@@ -166,12 +186,14 @@ class Job:
     def _apply(self, one: Pass, done: list[tuple[Pass, Done]], folder: Path) -> None:
         graph = store.load(done[-1][1].folder) if done else self.teacher
         configuration = Configuration.from_json(done[-1][1].json()["configuration"]) if done else None
+        exact = [stage for before, stage in done if before.exact]
         context = Context(
-            teacher=self.teacher,
+            teacher=store.load(exact[-1].folder) if exact else self.teacher,
             configuration=configuration or self.choice.configuration,
-            calibration=self.data.train[:REPAIR],
+            calibration=self.calibration,
             train=self.data.train,
             heldout=self.data.heldout,
+            factored=self.factored,
             metric=self.data.metric,
             workdir=folder,
             seed=self.seed,

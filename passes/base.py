@@ -42,7 +42,8 @@ class Context:
     """What a pass may look at besides the graph.
 
     `configuration` says how the graph differs, or is to differ, from the teacher, in the teacher's axes and indices.
-    Calibration, train and heldout data are input tuples, batch first, without labels. `seconds` is the time that a
+    Calibration, train and heldout data are input tuples, batch first, without labels. `factored` is the teacher with
+    every layer split that can be, if the search has looked at that. `seconds` is the time that a
     pass may take where it can choose, `workdir` a folder for its checkpoints (None: it keeps none).
     """
 
@@ -52,6 +53,7 @@ class Context:
     train: Sequence[Inputs] = ()
     heldout: Sequence[Inputs] = ()
     metric: Metric | None = None
+    factored: Graph | None = None
     workdir: Path | None = None
     seed: int = 0
     seconds: float = math.inf
@@ -99,6 +101,7 @@ class Pass(ABC):
 
     name: ClassVar[str]  # kebab-case
     summary: ClassVar[str]  # one line, for `chipfit passes list`
+    exact: ClassVar[bool] = False  # the result computes what the graph did, and has all its axes: a new teacher
 
     def requires(self, graph: Graph, context: Context) -> None:  # noqa: B027
         """Raise `PreconditionError` unless the pass can run."""

@@ -10,7 +10,7 @@ import torch
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs
 
-ACTIVATIONS = 1_200_000_000  # elements in all values of a batch, views counted too: seen to take 4 GB
+ACTIVATIONS = 600_000_000  # elements in all values of a batch, views counted too: seen to take 2 GB
 LARGEST = 128
 
 

@@ -19,7 +19,9 @@ from chipfit.ir.emit import execute
 from chipfit.ir.graph import Graph, Node, Value
 from chipfit.ir.ops.signature import arguments
 from chipfit.passes.base import Context, Inputs, Pass, PassResult, PreconditionError, require_calibration
+from chipfit.passes.factorize import is_factor
 from chipfit.passes.layers import Layer, layers, with_ones
+from chipfit.passes.precision import autocast
 from chipfit.passes.repair import NormalEquations
 from chipfit.passes.statistics import at_batch, chunked, trace
 
@@ -89,7 +91,8 @@ class Target(ABC):
 
     def residual(self, alive: Alive, guide: Alive) -> Tensor:
         """What the teacher's output has, on the kept channels, over ours."""
-        return guide[self.node.name].index_select(self.channel_dim, self.kept) - alive[self.node.name]
+        wanted = guide[self.node.name].index_select(self.channel_dim, self.kept)
+        return wanted.float() - alive[self.node.name].float()
 
     @abstractmethod
     def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], damping: float) -> Alive:
@@ -136,7 +139,7 @@ class LayerTarget(Target):
         return own + self._on(taught | _again(self.node, taught), guide)
 
     def _on(self, alive: Alive, guide: Alive) -> NormalEquations:
-        rows = self.layer.rows(alive[self.layer.input.name])
+        rows = self.layer.rows(alive[self.layer.input.name].float())
         residual = self.layer.output_rows(self.residual(alive, guide))
         return NormalEquations.of(with_ones(rows) if self.layer.bias else rows, residual)
 
@@ -201,7 +204,7 @@ def _targets(graph: Graph, context: Context) -> list[Target]:
         layer = found.get(node.name)
         if node.name not in known:
             continue
-        if layer and narrowed(layer.weight, layer.in_dim):
+        if layer and narrowed(layer.weight, layer.in_dim) and not is_factor(layer.weight):  # those fit best as they are
             dim, output = layer.channel_dim, known[node.name].outputs[0]
             source = taught[node.name].input if node.name in taught else None
             read = kept(source, dim) if source else None
@@ -231,7 +234,7 @@ def _side_by_side(
 
 
 def _again(node: Node, alive: Alive) -> Alive:
-    with torch.no_grad():
+    with torch.no_grad(), autocast():
         return execute(node, alive)
 
 

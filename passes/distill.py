@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from chipfit.errors import UserError
 from chipfit.ir.graph import Graph
+from chipfit.passes.allocator import keeping_freed_memory
 from chipfit.passes.base import Context, Pass, PassResult, PreconditionError
 from chipfit.passes.batching import batch_size, endless_batches, first_batches
 from chipfit.passes.matching import Comparison
@@ -66,7 +67,8 @@ class Distill(Pass):
             raise PreconditionError("it doesn't know when to stop; give it seconds or steps.")
 
     def run(self, graph: Graph, context: Context) -> PassResult:
-        recovered, report = recover(graph, context, self)
+        with keeping_freed_memory():
+            recovered, report = recover(graph, context, self)
         if context.workdir:
             (context.workdir / REPORT).write_text(json.dumps(asdict(report)))
         return PassResult(recovered, report.loss_after < report.loss_before)

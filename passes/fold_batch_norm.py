@@ -13,6 +13,7 @@ from chipfit.ir.graph import Graph, Node, Parameter, TensorType, Value
 from chipfit.ir.ops.signature import arguments, with_arguments
 from chipfit.passes.base import Context, Pass, PassResult
 from chipfit.passes.layers import BIAS_NAMES, Layer, layers
+from chipfit.passes.rewriting import reads, without_dead_parameters
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class FoldBatchNorm(Pass):
     summary: ClassVar[str] = "make batch norms part of the convolutions and linear layers before them"
 
     def run(self, graph: Graph, context: Context) -> PassResult:
-        reads = _reads(graph)
-        for fold in _folds(graph, reads):
+        before = reads(graph)
+        for fold in _folds(graph, before):
             graph = fold.applied_to(graph)
-        return PassResult(_without_dead_parameters(graph, reads), reads != _reads(graph))
+        return PassResult(without_dead_parameters(graph, before), before != reads(graph))
 
 
 def folded(graph: Graph) -> Graph:
@@ -75,34 +76,20 @@ class Fold:
         return (weight * scale.reshape(shape)).to(weight.dtype), bias.to(weight.dtype)
 
 
-def _folds(graph: Graph, reads: Counter[str]) -> list[Fold]:
+def _folds(graph: Graph, read: Counter[str]) -> list[Fold]:
     """The batch norms whose input is a layer of which nothing else reads anything."""
     found = layers(graph)
     norms = [node for node in graph.forward.nodes if node.kind == "batch_norm"]
     pairs = [(found.get(node.inputs[0].name), node) for node in norms]
-    return [Fold(layer, node) for layer, node in pairs if layer and _is_foldable(layer, node, graph, reads)]
+    return [Fold(layer, node) for layer, node in pairs if layer and _is_foldable(layer, node, graph, read)]
 
 
-def _is_foldable(layer: Layer, norm: Node, graph: Graph, reads: Counter[str]) -> bool:
+def _is_foldable(layer: Layer, norm: Node, graph: Graph, read: Counter[str]) -> bool:
     given = arguments(norm)
-    alone = all(reads[name] == 1 for name in (layer.node.name, layer.weight, layer.bias) if name)
+    alone = all(read[name] == 1 for name in (layer.node.name, layer.weight, layer.bias) if name)
     tied = any(graph.parameters[name].aliases for name in (layer.weight, layer.bias) if name)
     fixed = isinstance(given["running_mean"], Value) and given["training"] is False
     return alone and not tied and fixed and layer.channel_dim == 1 and layer.node.kind in BIAS_NAMES
-
-
-def _reads(graph: Graph) -> Counter[str]:
-    """How often each value is read, in all entry points; being an output counts."""
-    points = graph.entries.values()
-    inputs = [value.name for point in points for node in point.nodes for value in node.inputs]
-    return Counter(inputs + [value.name for point in points for value in point.outputs])
-
-
-def _without_dead_parameters(graph: Graph, before: Counter[str]) -> Graph:
-    """Without the parameters that were read before and are not now."""
-    now = _reads(graph)
-    alive = {name: p for name, p in graph.parameters.items() if now[name] or not before[name]}
-    return replace(graph, parameters=alive, state={name: graph.state[name] for name in alive})
 
 
 def _tensor(value: object, state: Mapping[str, Tensor]) -> Tensor | None:

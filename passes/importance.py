@@ -10,6 +10,7 @@ from torch_pruning.pruner.importance import FPGMImportance
 
 from chipfit.errors import UserError
 from chipfit.ir.axes import Axis, analyse
+from chipfit.passes.factorize import is_factor
 from chipfit.passes.layers import Layer
 from chipfit.passes.members import OUTSIDE, axis_indices
 from chipfit.passes.pruning_group import pruning_group, score
@@ -22,10 +23,13 @@ def rank(statistics: Statistics, axis: Axis, criterion: str = "activation") -> n
     """A score for each index of the axis, the higher the more it matters; comparable within the axis only.
 
     Where the criterion looks at nothing that carries the axis (no batch norm, say), an index scores its squared norm.
+    The rank of a layer that was split is in order already: its first entries matter most, whatever the criterion.
     Raises `UserError` for an unknown criterion.
     """
     if criterion not in CRITERIA:
         raise UserError(f"There is no criterion {criterion}; the criteria are {', '.join(CRITERIA)}.")
+    if all(is_factor(name) for name, _ in axis.members):
+        return np.arange(axis.size, 0, -1, dtype=np.float64)
     found = CRITERIA[criterion](statistics, axis)
     return squared_norm(statistics, axis) if found is None else found
 

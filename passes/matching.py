@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,18 +16,9 @@ from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph, Value
 from chipfit.passes.base import Inputs
 from chipfit.passes.losses import attention, divergence, relative_error
+from chipfit.passes.precision import autocast
 
 FUSED_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
-
-
-def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 faster than float32."""
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-
-def autocast() -> AbstractContextManager[object]:
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from chipfit.ir.emit import emit, execute
 from chipfit.ir.graph import Graph, Node
 from chipfit.passes.base import Inputs
 from chipfit.passes.layers import Layer, layers, with_ones
+from chipfit.passes.precision import autocast
+
+LOGIT_ROWS = 512  # at a time: a large vocabulary makes 100 MB of them
 
 
 def chunked(graph: Graph, calibration: Sequence[Inputs], count: int) -> tuple[int | None, list[Inputs]]:
@@ -46,7 +49,7 @@ def trace(graph: Graph, inputs: Inputs) -> Iterator[tuple[Node, dict[str, Tensor
     alive = {**graph.state, **{value.name: tensor for value, tensor in zip(point.inputs, inputs, strict=True)}}
     last_reader = {value.name: node for node in point.nodes for value in node.inputs}
     for node in point.nodes:
-        with torch.no_grad():
+        with torch.no_grad(), autocast():
             alive.update(execute(node, alive))
         yield node, alive
         for name in {value.name for value in node.inputs}:
@@ -98,9 +101,27 @@ class Statistics:
         for inputs in chunks:
             for node, alive in trace(graph, inputs):
                 if layer := wanted.get(node.name):
-                    yield layer, layer.rows(alive[layer.input.name])
+                    yield layer, layer.rows(alive[layer.input.name].float())
                 if node.name == last:
                     break
+
+    @cached_property
+    def logit_metric(self) -> Tensor:
+        """What an error e in the input of the layer that gives the logits costs, as e' M e [inputs, inputs].
+
+        To second order the divergence of softmax distributions is half the variance, under the probabilities p, of the
+        error in the logits: with weight W [classes, inputs] M is the mean over rows of W' (diag(p) - p p') W.
+        """
+        head = self.layers[self.graph.forward.outputs[0].name]
+        (weight,) = head.matrix(self.graph.state[head.weight])
+        bias = self.graph.state[head.bias] if head.bias else None
+        likelihood, shared, count = weight.new_zeros(len(weight)), weight.new_zeros(weight.shape[1], weight.shape[1]), 0
+        for _, rows in self.input_rows([head.node.name]):
+            for part in rows[0].split(LOGIT_ROWS):
+                likely = functional.linear(part, weight, bias).softmax(-1)
+                common = likely @ weight
+                likelihood, shared, count = likelihood + likely.sum(0), shared + common.mT @ common, count + len(part)
+        return ((weight.mT * likelihood) @ weight - shared).double() / count
 
     @cached_property
     def gradients(self) -> Mapping[str, Tensor]:

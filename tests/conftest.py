@@ -1,4 +1,4 @@
-"""One calibration of this machine for all tests that need one, kept apart from the user's own."""
+"""What several rooms' tests share: one calibration of this machine, kept apart from the user's own; exact numbers."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ def calibrated_host(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         calibrate(get_target("host"), probes=PROBES)
         yield dict(os.environ)
+
+
+@pytest.fixture
+def single_precision(monkeypatch):
+    """Numbers to the last digit, whatever the processor's bfloat16 can do."""
+    from chipfit.passes import precision
+
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda: False)

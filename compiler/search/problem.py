@@ -14,6 +14,8 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.kernels import kernels
 from chipfit.ir.shapes import what_if
+from chipfit.passes.factorize import down_weight, rank_axis, tall_layers, with_factors
+from chipfit.passes.layers import Layer
 from chipfit.search.sensitivity import Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
 from chipfit.search.tables import Amounts, Tabulator
@@ -22,12 +24,17 @@ from chipfit.targets.cost import Cost, CostModel
 
 @dataclass(frozen=True)
 class Landscape:
-    """What there is to choose in a graph on a chip. The graph is the one that codegen plans kernels for."""
+    """What there is to choose in a graph on a chip. The graph is the one that codegen plans kernels for.
+
+    Where layers were split to give them a rank, `plain` is the graph without the splits: a rank that isn't cut costs
+    what the whole layer does.
+    """
 
     graph: Graph
     sensitivity: Sensitivity
     cost_model: CostModel
     batch: int = 1
+    plain: Graph | None = None
 
     @cached_property
     def problem(self) -> Problem:
@@ -40,7 +47,16 @@ class Landscape:
         return Problem(losses, dict(self.sensitivity.drops), quantities, exclusive_pairs(self._inside))
 
     def cost(self, configuration: Configuration) -> Cost:
-        return self.cost_model.cost(self.graph, configuration, self.batch)
+        return self.cost_model.cost(self.form(configuration), configuration, self.batch)
+
+    def form(self, configuration: Configuration) -> Graph:
+        """The graph that the configuration is applied to: with those layers split whose rank it cuts."""
+        if self.plain is None:
+            return self.graph
+        ranks = frozenset(rank_axis(layer.node) for layer in self._split).intersection(configuration.widths)
+        if ranks not in self._forms:
+            self._forms[ranks] = with_factors(self.plain, self.graph, ranks)
+        return self._forms[ranks]
 
     def configuration(self, solution: Solution) -> Configuration:
         """What the solver chose; axes that keep their full width, or vanish with a block, are left out."""
@@ -54,22 +70,23 @@ class Landscape:
 
     def sizes(self, configuration: Configuration) -> dict[str, float]:
         """Parameter -> bytes."""
-        shapes = what_if(self.graph, configuration, self.batch)
+        graph = self.form(configuration)
+        shapes = what_if(graph, configuration, self.batch)
         return {
             name: float(np.prod(shapes[name], dtype=np.int64)) * parameter.value.type.dtype.itemsize
-            for name, parameter in self.graph.parameters.items()
+            for name, parameter in graph.parameters.items()
             if name in shapes
         }
 
     def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
         """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""
-        held = self.cost_model.buffers(self.graph, configuration, self.batch).at_peak
+        held = self.cost_model.buffers(self.form(configuration), configuration, self.batch).at_peak
 
         def amounts_of(other: Configuration) -> dict[str, float]:
-            sizes = self.cost_model.buffers(self.graph, other, self.batch).size
+            sizes = self.cost_model.buffers(self.form(other), other, self.batch).size
             return {name: float(sizes[name]) for name in held if name in sizes}
 
-        axes = {name: self._kernel_axes.get(name, ()) for name in amounts_of(Configuration())}
+        axes = {name: self._kernel_axes.get(name, ()) for name in {*amounts_of(Configuration()), *held}}
         name = f"memory {len(problem.quantities)}"
         items = (*problem.quantities["size"], *self._items(amounts_of, axes))
         return name, replace(problem, quantities={**problem.quantities, name: items})
@@ -92,19 +109,32 @@ class Landscape:
     @cached_property
     def _kernel_axes(self) -> dict[str, tuple[str, ...]]:
         """Kernel -> the axes with a choice that occur in its shapes."""
-        return {
+        found = {
             kernel.name: self._chosen(value.name for node in kernel.nodes for value in (*node.inputs, *node.outputs))
             for kernel in kernels(self.graph.forward)
         }
+        whole = {layer.node.name: self._chosen([layer.input.name, down_weight(layer.node)]) for layer in self._split}
+        return found | whole
 
     @cached_property
     def _parameter_axes(self) -> dict[str, tuple[str, ...]]:
-        return {name: self._chosen([name]) for name in self.sizes(Configuration())}
+        whole = {layer.weight: self._chosen([layer.input.name, down_weight(layer.node)]) for layer in self._split}
+        return whole | {name: self._chosen([name]) for name in self.graph.parameters}
 
     def _chosen(self, values: Iterable[str]) -> tuple[str, ...]:
         analysis = analyse(self.graph)
         axes = set[str]().union(*(analysis.axes_of(value) for value in values))
         return tuple(axis for axis in self.sensitivity.levels if axis in axes)
+
+    @cached_property
+    def _split(self) -> list[Layer]:
+        """The layers of `plain` that are split in `graph`; whole they depend on what their two halves do."""
+        found = tall_layers(self.plain) if self.plain else []
+        return [layer for layer in found if down_weight(layer.node) in self.graph.parameters]
+
+    @cached_property
+    def _forms(self) -> dict[frozenset[str], Graph]:
+        return {}
 
     @cached_property
     def _inside(self) -> dict[str, frozenset[str]]:

@@ -7,7 +7,7 @@ part of the graph behind the change is run again; everything before it is taken 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,14 +30,16 @@ from chipfit.passes.base import Inputs, Progress, silent
 from chipfit.passes.importance import best, rank, readers
 from chipfit.passes.layers import Layer
 from chipfit.passes.losses import log_divergence, relative_error
-from chipfit.passes.matching import Head, autocast, find_head
+from chipfit.passes.matching import Head, find_head
+from chipfit.passes.precision import autocast
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
 from chipfit.stages import write_json
 from chipfit.targets.cost import full_plan
 
-SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)  # of an axis kept, at which its loss is measured
-HOPELESS = 1.0  # a loss beyond which no narrower width is worth measuring
+MEASURED = (1.0, 0.75, 0.5, 0.25)  # of an axis kept, at which its loss is measured
+STEPS = 16  # parts of an axis that are cut at a time; between measured widths the loss is interpolated
+HOPELESS = 1.0  # a loss beyond which a width isn't offered, nor a narrower one measured
 REPAIRED = 16  # readers of an axis, at most, that are repaired to measure it
 SAVE_EVERY = 8  # candidates between checkpoints
 LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
@@ -157,17 +159,38 @@ def step_of(size: int, granularity: int) -> int:
     return granularity if size >= 4 * granularity else 1
 
 
-def widths(size: int, granularity: int) -> list[int]:
-    """The widths to measure, widest first: SHARES of the size, in whole steps."""
+def widths(size: int, granularity: int, narrowest: int) -> list[int]:
+    """The widths that the search chooses from, widest first: in even steps of the size, in whole vectors."""
+    found = rounded(size, granularity, [part / STEPS for part in range(1, STEPS + 1)])
+    return [width for width in found if width >= narrowest]
+
+
+def measured_widths(size: int, granularity: int) -> list[int]:
+    """Those of them at which the loss is measured."""
+    return rounded(size, granularity, MEASURED)
+
+
+def rounded(size: int, granularity: int, shares: Iterable[float]) -> list[int]:
     step = step_of(size, granularity)
-    return sorted({size} | {max(step, round(size * share / step) * step) for share in SHARES[1:]}, reverse=True)
+    return sorted({size if share == 1 else max(step, round(size * share / step) * step) for share in shares})[::-1]
+
+
+def interpolated(losses: Mapping[int, float], width: int) -> float:
+    """The loss at a width between measured ones: geometric, as losses grow with what is cut; linear from none."""
+    if width in losses:
+        return losses[width]
+    above = min(known for known in losses if known > width)
+    below = max(known for known in losses if known < width)
+    part = (above - width) / (above - below)
+    high, low = losses[above], losses[below]
+    return float(high ** (1 - part) * low**part) if min(high, low) > 0 else high + (low - high) * part
 
 
 def candidates(graph: Graph) -> tuple[dict[str, Axis], dict[str, Block]]:
     """The axes worth narrowing, with the rest computing what it did, and the smallest droppable blocks."""
     exact = {name: axis for name, axis in analyse(graph).axes.items() if axis.state == "exact" and axis.size > 1}
     whole = operations(graph, Configuration())
-    narrowest = {axis.name: tuple(range(widths(axis.size, 1)[-1])) for axis in exact.values()}
+    narrowest = {axis.name: tuple(range(measured_widths(axis.size, 1)[-1])) for axis in exact.values()}
     left = {name: operations(graph, Configuration({name: kept})) / whole for name, kept in narrowest.items()}
     blocks = find_blocks(graph)
     return (
@@ -220,15 +243,14 @@ class Survey:
                     write_json(checkpoint, found)
         return Sensitivity.from_json(found)
 
-    def _levels(self, axis: Axis) -> Iterator[Level]:
-        yield Level(tuple(range(axis.size)), 0.0)
-        scores = rank(self._statistics, axis)
-        for width in widths(axis.size, self.granularity)[1:]:
-            kept = best(scores, width)
-            loss = self._probe.loss(self._narrowed(axis, kept))
-            yield Level(kept, loss)
-            if loss > HOPELESS:
-                return
+    def _levels(self, axis: Axis) -> list[Level]:
+        scores, losses = rank(self._statistics, axis), {axis.size: 0.0}
+        for width in measured_widths(axis.size, self.granularity)[1:]:
+            losses[width] = self._probe.loss(self._narrowed(axis, best(scores, width)))
+            if losses[width] > HOPELESS:
+                break
+        found = {width: interpolated(losses, width) for width in widths(axis.size, self.granularity, min(losses))}
+        return [Level(best(scores, width), loss) for width, loss in found.items() if loss <= HOPELESS]
 
     def _narrowed(self, axis: Axis, kept: tuple[int, ...]) -> Graph:
         masked = mask(self._probe.graph, Configuration({axis.name: kept}))

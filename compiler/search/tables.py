@@ -67,9 +67,12 @@ class Tabulator:
         """A first-order estimate for entries in which many axes meet, as behind a dense concatenation."""
         full = amounts_of(Configuration())
         for entry in self.axes_of:
-            yield entry, ((), np.array(full[entry]))
+            yield entry, ((), np.array(full.get(entry, 0.0)))
         for axis, levels in self.levels.items():
             alone = [amounts_of(self.configuration({axis: level})) for level in range(len(levels))]
             for entry, axes in self.axes_of.items():
                 if axis in axes:
-                    yield entry, ((axis,), np.array([amounts[entry] - full[entry] for amounts in alone]))
+                    yield (
+                        entry,
+                        ((axis,), np.array([amounts.get(entry, 0.0) - full.get(entry, 0.0) for amounts in alone])),
+                    )

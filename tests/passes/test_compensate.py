@@ -110,6 +110,7 @@ def test_dropped_blocks_recalibrate_batch_norms() -> None:
     assert distance(after, graph, unseen) < distance(before, graph, unseen)
 
 
+@pytest.mark.usefixtures("single_precision")
 def test_redundant_channels_are_repaired_exactly() -> None:
     """Every hidden unit twice: with one of each pair gone the other can do the work of both."""
     torch.manual_seed(0)

@@ -99,6 +99,7 @@ def test_every_axis_is_scored(name: str, criterion: str) -> None:
         assert scores.max() > 0
 
 
+@pytest.mark.usefixtures("single_precision")
 def test_activation_is_the_energy_that_an_index_adds() -> None:
     """For one reader: the summed squared outputs of the reader with all inputs but one zeroed."""
     torch.manual_seed(0)

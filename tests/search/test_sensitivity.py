@@ -8,14 +8,17 @@ import zoo
 
 from chipfit.ir.apply import mask
 from chipfit.ir.configuration import Configuration
-from chipfit.search import sensitivity
-from chipfit.search.sensitivity import Probe, Sensitivity, Survey, candidates, widths
+from chipfit.search.sensitivity import (
+    Probe,
+    Sensitivity,
+    Survey,
+    candidates,
+    interpolated,
+    measured_widths,
+    widths,
+)
 
-
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch):
-    """Losses to the last digit, whatever the processor's bfloat16 can do."""
-    monkeypatch.setattr(sensitivity, "autocast", lambda: torch.autocast("cpu", enabled=False))
+pytestmark = pytest.mark.usefixtures("single_precision")
 
 
 def llama():
@@ -25,9 +28,17 @@ def llama():
 
 
 def test_widths_are_whole_vectors_where_there_are_several():
-    assert widths(1536, 16) == [1536, 1152, 768, 576, 384]
-    assert widths(3, 16) == [3, 2, 1]
-    assert widths(32, 16) == [32, 24, 16, 12, 8]
+    assert measured_widths(1536, 16) == [1536, 1152, 768, 384]
+    assert measured_widths(3, 16) == [3, 2, 1]
+    assert measured_widths(32, 16) == [32, 24, 16, 8]
+    assert widths(1536, 16, 1152) == [1536, 1440, 1344, 1248, 1152]
+    assert widths(3, 16, 2) == [3, 2]
+
+
+def test_losses_between_measured_widths_are_interpolated():
+    losses = {64: 0.0, 48: 0.01, 32: 0.04}
+    assert [interpolated(losses, width) for width in (64, 56, 48, 32)] == [0.0, 0.005, 0.01, 0.04]
+    assert interpolated(losses, 40) == pytest.approx(0.02)
 
 
 def test_running_only_what_is_behind_the_change_gives_the_same_loss():
