@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     A temperature above 1 weighs unlikely classes more; its square keeps the gradient's size (Hinton et al. 2015,
     arXiv 1503.02531, section 2.1). The teacher gets no gradient.
     """
-    found: Tensor = _Divergence.apply(student / temperature, teacher.detach() / temperature)
-    return found * temperature**2
+    apply: Callable[[Tensor, Tensor], Tensor] = _Divergence.apply
+    return apply(student / temperature, teacher.detach() / temperature) * temperature**2
 
 
 class _Divergence(torch.autograd.Function):
@@ -40,7 +41,8 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.saved_tensors[0] * gradients[0], None
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None
 
 
 def log_divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -52,7 +54,8 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared error as a fraction of the teacher's energy, so that values of any scale weigh alike."""
     wanted = teacher.detach().float()
     energy = torch.linalg.vector_norm(wanted).square() / wanted.numel()
-    return functional.mse_loss(student.float(), wanted) / energy.clamp_min(torch.finfo(torch.float32).tiny)
+    error: Tensor = functional.mse_loss(student.float(), wanted) / energy.clamp_min(torch.finfo(torch.float32).tiny)
+    return error
 
 
 def attention(

@@ -121,7 +121,8 @@ class Statistics:
                 likely = functional.linear(part, weight, bias).softmax(-1)
                 common = likely @ weight
                 likelihood, shared, count = likelihood + likely.sum(0), shared + common.mT @ common, count + len(part)
-        return ((weight.mT * likelihood) @ weight - shared).double() / count
+        metric: Tensor = ((weight.mT * likelihood) @ weight - shared).double() / count
+        return metric
 
     @cached_property
     def gradients(self) -> Mapping[str, Tensor]:
