@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from chipfit.ir.apply import can_rebatch, drop
@@ -16,13 +16,18 @@ from chipfit.ir.memo import per_graph
 from chipfit.ir.shapes import Shapes, replacements, what_if
 
 Interval = tuple[float, float]
+MULTIPLYING = ("matmul", "conv", "depthwise")  # kinds of kernels around one node
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One kernel: the value that it computes, its PyTorch module, its time, and what takes most of that."""
+    """One kernel: the value that it computes, its PyTorch module, its time, and what takes most of that.
+
+    `core` names it by what stays when a dropped block leaves other ops to fuse with it: the node that multiplies.
+    """
 
     name: str
+    core: str = field(compare=False)
     module: str
     kind: str
     latency_ms: float
@@ -136,7 +141,8 @@ class CostModel:
         amount = work(kernel, shapes)
         terms = self.model.terms(kernel, amount)
         limit = max(terms, key=lambda term: terms[term])
-        layer = LayerCost(kernel.name, kernel.anchor.module, kernel.kind, math.fsum(terms.values()), limit)
+        total = math.fsum(terms.values())
+        layer = LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit)
         return kernel, amount, layer
 
 
@@ -144,6 +150,11 @@ class CostModel:
 def full_plan(graph: Graph) -> tuple[tuple[Kernel, tuple[str, ...]], ...]:
     """The kernels of the whole graph, each with the values whose shapes its work depends on."""
     return tuple((kernel, _values(kernel)) for kernel in kernels(graph.forward))
+
+
+def core(kernel: Kernel) -> str:
+    """The name of the node that multiplies, or of the kernel where nothing does or several do."""
+    return kernel.anchor.name if kernel.kind in MULTIPLYING and not kernel.part else kernel.name
 
 
 def _values(kernel: Kernel) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
 """From budget to configuration: solve, compile, measure, correct, until what was measured fits.
 
-The cost model is asked first; what it gets wrong on this graph shows as the ratio of measured to predicted, and the
-next solve aims as much lower (or higher) as that ratio says. Nothing is trained before a configuration fits.
+The cost model is asked first. What it gets wrong on this graph shows in what was measured: the next solve aims where
+the line through the uncompressed model and the last configuration, aimed at against measured, meets the limit.
+Nothing is trained before a configuration fits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
@@ -15,7 +17,8 @@ from chipfit.search.budget import Budget, Limit
 from chipfit.search.problem import Landscape
 from chipfit.search.solve import InfeasibleError, Problem, Solution, binding, solve
 
-ATTEMPTS = 5
+ATTEMPTS = 6
+STEEPEST = 2.0  # of the ratio measured to predicted, by which that line may be steeper or flatter than it
 SLACK = 0.05  # a configuration this far under its latency limit wastes quality: aim again
 MARGIN = 1.01  # above the least that is reachable, so that what the user is told survives rounding
 AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
@@ -41,32 +44,35 @@ def choose(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], 
     (bytes). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
     limits = budget.absolute(baseline)
-    correction = baseline["latency"] / landscape.cost(Configuration()).latency_ms if measure else 1.0
+    whole = landscape.cost(Configuration()).latency_ms
+    ratio = baseline["latency"] / whole if measure else 1.0
+    limit = limits.get("latency", math.inf)
+    aim = limit * AIM / ratio
     fitting = list[Choice]()
     for _ in range(ATTEMPTS):
-        found = attempt(landscape, limits, correction, budget, baseline)
+        found = attempt(landscape, limits, aim, budget, baseline)
         if measure is None or "latency" not in limits:
             return found
         measured = measure(found.configuration)
-        chosen = Choice(found.configuration, found.predicted_ms, measured, found.gap, found.expected_loss)
-        if measured <= limits["latency"]:
+        chosen = replace(found, measured_ms=measured)
+        if measured <= limit:
             fitting.append(chosen)
-            if measured >= limits["latency"] * (1 - SLACK) or found.expected_loss == 0:
+            if measured >= limit * (1 - SLACK) or found.expected_loss == 0:
                 return chosen
-        correction = measured / found.predicted_ms
+        slope = (baseline["latency"] - measured) / (whole - aim) if aim < whole else ratio
+        aim -= (measured - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
     if not fitting:
         raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
     return min(fitting, key=lambda choice: choice.expected_loss)
 
 
 def attempt(
-    landscape: Landscape, limits: Mapping[str, float], correction: float, budget: Budget, baseline: Mapping[str, float]
+    landscape: Landscape, limits: Mapping[str, float], aim: float, budget: Budget, baseline: Mapping[str, float]
 ) -> Choice:
-    """One exact solve, with the latency limit divided by `correction`, measured over predicted."""
-    aimed = dict(limits)
-    if "latency" in limits:
-        aimed["latency"] = limits["latency"] * AIM / correction
-    solution = within(landscape, aimed, budget, baseline, correction)
+    """One exact solve, with predicted milliseconds limited to `aim` where the budget limits latency."""
+    aimed = {**limits, "latency": max(aim, 0.0)} if "latency" in limits else limits
+    scale = limits["latency"] / aim if "latency" in limits else 1.0
+    solution = within(landscape, aimed, budget, baseline, scale)
     configuration = landscape.configuration(solution)
     predicted = landscape.cost(configuration).latency_ms
     return Choice(configuration, predicted, None, solution.gap, solution.objective)
@@ -77,7 +83,7 @@ def within(
     limits: Mapping[str, float],
     budget: Budget,
     baseline: Mapping[str, float],
-    correction: float,
+    scale: float,
 ) -> Solution:
     """Solves; peak memory is a maximum over time, so its rows are added for the moments that turn out to be peaks."""
     problem, bounds = landscape.problem, {name: limit for name, limit in limits.items() if name != "memory"}
@@ -91,13 +97,13 @@ def within(
             name, problem = landscape.with_peak(problem, configuration)
             bounds[name] = limits["memory"]  # the rows are linear in the choices, the peak is their maximum
     except InfeasibleError:
-        raise infeasible(problem, bounds, budget, baseline, correction) from None
+        raise infeasible(problem, bounds, budget, baseline, scale) from None
 
 
 def infeasible(
-    problem: Problem, bounds: Mapping[str, float], budget: Budget, baseline: Mapping[str, float], correction: float
+    problem: Problem, bounds: Mapping[str, float], budget: Budget, baseline: Mapping[str, float], scale: float
 ) -> InfeasibleBudgetError:
-    """The error that names the constraint to loosen and how far."""
+    """The error that names the constraint to loosen and how far; `scale` is from aimed milliseconds to the limit's."""
     named = {limit.quantity: limit for limit in budget.limits}
     found = binding(problem, bounds)
     if found is None:
@@ -105,7 +111,7 @@ def infeasible(
     quantity, reachable = found
     quantity = "memory" if quantity.startswith("memory") else quantity
     if quantity == "latency":
-        reachable *= correction / AIM
+        reachable *= scale
     limit = named[quantity]
     share = reachable / baseline[quantity] if limit.relative else reachable
     nearest = Limit(quantity, share * MARGIN, limit.relative)

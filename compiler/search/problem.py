@@ -19,7 +19,7 @@ from chipfit.passes.layers import Layer
 from chipfit.search.sensitivity import Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
 from chipfit.search.tables import Amounts, Tabulator
-from chipfit.targets.cost import Cost, CostModel
+from chipfit.targets.cost import Cost, CostModel, core
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Landscape:
         return Configuration(widths, solution.dropped)
 
     def latencies(self, configuration: Configuration) -> dict[str, float]:
-        """Kernel -> milliseconds."""
-        return {layer.name: layer.latency_ms for layer in self.cost(configuration).layers}
+        """Kernel, by its core -> milliseconds."""
+        return {layer.core: layer.latency_ms for layer in self.cost(configuration).layers}
 
     def sizes(self, configuration: Configuration) -> dict[str, float]:
         """Parameter -> bytes."""
@@ -108,10 +108,11 @@ class Landscape:
 
     @cached_property
     def _kernel_axes(self) -> dict[str, tuple[str, ...]]:
-        """Kernel -> the axes with a choice that occur in its shapes."""
+        """Kernel, by core and by name -> the axes with a choice that occur in its shapes."""
         found = {
-            kernel.name: self._chosen(value.name for node in kernel.nodes for value in (*node.inputs, *node.outputs))
+            name: self._chosen(value.name for node in kernel.nodes for value in (*node.inputs, *node.outputs))
             for kernel in kernels(self.graph.forward)
+            for name in (core(kernel), kernel.name)
         }
         whole = {layer.node.name: self._chosen([layer.input.name, down_weight(layer.node)]) for layer in self._split}
         return found | whole
@@ -144,4 +145,6 @@ class Landscape:
         return {block: full - self._present(Configuration({}, frozenset({block}))) for block in drops}
 
     def _present(self, configuration: Configuration) -> frozenset[str]:
-        return frozenset(self.latencies(configuration)) | frozenset(self.sizes(configuration))
+        layers = self.cost(configuration).layers
+        kernels_left = (name for layer in layers for name in (layer.name, layer.core))
+        return frozenset(kernels_left) | frozenset(self.sizes(configuration))

@@ -38,7 +38,7 @@ from chipfit.stages import write_json
 from chipfit.targets.cost import full_plan
 
 MEASURED = (1.0, 0.75, 0.5, 0.25)  # of an axis kept, at which its loss is measured
-STEPS = 16  # parts of an axis that are cut at a time; between measured widths the loss is interpolated
+STEPS = 8  # parts of an axis that are cut at a time; between measured widths the loss is interpolated
 HOPELESS = 1.0  # a loss beyond which a width isn't offered, nor a narrower one measured
 REPAIRED = 16  # readers of an axis, at most, that are repaired to measure it
 SAVE_EVERY = 8  # candidates between checkpoints

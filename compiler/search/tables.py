@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from chipfit.ir.configuration import Configuration
 from chipfit.search.sensitivity import Level
 
-LARGEST = 1024  # whole-graph costs asked for at most; beyond, an entry is a sum of what each axis changes alone
+LARGEST = 2500  # whole-graph costs asked for at most; beyond, an entry is a sum of what each axis changes alone
 
 Amounts = Callable[[Configuration], Mapping[str, float]]  # entry (kernel or parameter) -> amount
 Part = tuple[tuple[str, ...], NDArray[np.float64]]  # axes, and an amount per combination of their levels

@@ -31,7 +31,7 @@ def test_widths_are_whole_vectors_where_there_are_several():
     assert measured_widths(1536, 16) == [1536, 1152, 768, 384]
     assert measured_widths(3, 16) == [3, 2, 1]
     assert measured_widths(32, 16) == [32, 24, 16, 8]
-    assert widths(1536, 16, 1152) == [1536, 1440, 1344, 1248, 1152]
+    assert widths(1536, 16, 768) == [1536, 1344, 1152, 960, 768]
     assert widths(3, 16, 2) == [3, 2]
 
 
