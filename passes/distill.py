@@ -18,6 +18,7 @@ from chipfit.passes.training import Settings, Training
 
 JUDGED_EXAMPLES = 8  # held-out examples, as many as a batch if that is more
 REPORT = "distill.json"
+LOWEST_RATE = 1e-4  # where the formula, made for up to a billion parameters, goes to zero
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Distill(Pass):
     relative error of the values that both have after each residual block, a pruned width on its kept channels.
 
     `seconds` 0 takes the time that the compilation gives, `steps` a fixed number instead: then a run can be repeated.
+    `learning_rate` 0 follows from the number of parameters.
     `batch` 0 is as many examples as fit in memory, up to 128; `positions` is the share of a text's positions for which
     logits are made.
     """
@@ -45,7 +47,7 @@ class Distill(Pass):
     summary: ClassVar[str] = "train the compressed model to answer as the uncompressed one does, without labels"
     seconds: float = 0.0
     steps: int = 0
-    learning_rate: float = 3e-4
+    learning_rate: float = 0.0
     hidden: float = 1.0
     temperature: float = 1.0
     positions: float = 0.5
@@ -53,12 +55,12 @@ class Distill(Pass):
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.seconds, self.steps, self.hidden, self.batch) < 0:
-            raise UserError("distill needs seconds, steps, hidden and batch of at least 0; raise the negative one.")
-        if min(self.learning_rate, self.temperature, self.positions, self.accumulate) <= 0 or self.positions > 1:
+        if min(self.seconds, self.steps, self.learning_rate, self.hidden, self.batch) < 0:
             raise UserError(
-                "distill needs a learning_rate, temperature and accumulate above 0, and positions from 0 to 1."
+                "distill needs seconds, steps, learning_rate, hidden and batch of at least 0; raise the negative one."
             )
+        if min(self.temperature, self.positions, self.accumulate) <= 0 or self.positions > 1:
+            raise UserError("distill needs a temperature and accumulate above 0, and positions from 0 to 1.")
 
     def requires(self, graph: Graph, context: Context) -> None:
         if not context.train or not context.heldout:
@@ -72,6 +74,15 @@ class Distill(Pass):
         if context.workdir:
             (context.workdir / REPORT).write_text(json.dumps(asdict(report)))
         return PassResult(recovered, report.loss_after < report.loss_before)
+
+
+def usual_rate(parameters: int) -> float:
+    """AdamW's rate for a model of so many trained parameters.
+
+    Half of what Kaplan et al. 2020 (arXiv 2001.08361, equation D.1) found good for training from scratch; of the rates
+    tried it was next to the best for SmolLM2 and for ResNet-20.
+    """
+    return max(LOWEST_RATE, 0.5 * (0.003239 - 0.0001395 * math.log(parameters)))
 
 
 def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Report]:
@@ -90,17 +101,17 @@ def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Re
     judged = first_batches(context.heldout, size or 1, JUDGED_EXAMPLES)
     names = [name for name, parameter in private.parameters.items() if parameter.role != "constant"]
     parameters = dict(comparison.module.named_parameters(remove_duplicate=False))
+    trained = {name: parameters[name] for name in names if name in parameters and parameters[name].requires_grad}
+    rate = options.learning_rate or usual_rate(sum(parameter.numel() for parameter in trained.values()))
     course = Training(
-        settings=Settings(
-            options.steps, options.seconds or context.seconds, options.learning_rate, options.accumulate, context.seed
-        ),
+        settings=Settings(options.steps, options.seconds or context.seconds, rate, options.accumulate, context.seed),
         tensors={name: comparison.student.state[name] for name in names},
-        trained={name: parameters[name] for name in names if name in parameters and parameters[name].requires_grad},
+        trained=trained,
         batches=endless_batches(context.train, size or 1, context.seed),
         loss=comparison.training_loss,
         judge=lambda: comparison.heldout_loss(judged),
         folder=context.workdir,
         progress=context.progress,
     ).run()
-    trained = {name: comparison.student.state[name] for name in names}
-    return graph.with_state(trained), Report(course.done, course.seconds, course.before, course.best, size or 1)
+    found = {name: comparison.student.state[name] for name in names}
+    return graph.with_state(found), Report(course.done, course.seconds, course.before, course.best, size or 1)
