@@ -41,8 +41,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Course:
-    """Where a run is: steps done and planned (0: not known yet), seconds spent, of one judgement and of the fastest
-    step, losses.
+    """Where a run is: steps done and planned (0: not known yet), seconds in all, of one judgement, of the fastest step
+    and of the steps before planning, losses.
     """
 
     done: int = 0
@@ -50,6 +50,7 @@ class Course:
     seconds: float = 0.0
     judging: float = 0.0
     fastest: float = math.inf
+    warm: float = 0.0
     before: float = math.nan
     best: float = math.inf
     last: float = math.inf
@@ -122,12 +123,19 @@ class Training:
     def _planned(self, course: Course) -> Course:
         """With a number of steps as soon as their time is known: what the judgements to come leave of the seconds.
 
-        The first step builds kernels for every shape and can take as long as ten, so the fastest one counts.
+        The first step builds kernels for every shape and can take as long as ten, so the fastest one counts; where the
+        steps turn out slower than that, fewer are planned.
         """
-        if course.planned or course.done < TIMED:
+        if self.settings.steps or course.done < TIMED:
             return course
-        left = self.settings.seconds - course.seconds - JUDGED * course.judging
-        return replace(course, planned=course.done + max(0, int(left / (course.fastest * SLOWER))))
+        judged = course.done * JUDGED // course.planned if course.planned else 0
+        left = max(0.0, self.settings.seconds - course.seconds - (JUDGED - judged) * course.judging)
+        if not course.planned:
+            return replace(course, warm=course.seconds, planned=course.done + int(left / (course.fastest * SLOWER)))
+        if course.done < 2 * TIMED:
+            return course
+        per_step = (course.seconds - course.warm - judged * course.judging) / (course.done - TIMED)
+        return replace(course, planned=min(course.planned, course.done + int(left / max(per_step, course.fastest))))
 
     def _step(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed + self.course.done)

@@ -45,7 +45,7 @@ SAVE_EVERY = 8  # candidates between checkpoints
 LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
 ROWS = 256  # of logits, on which a loss is measured
 EXAMPLES = 512  # at most
-OPERATIONS = 1.5e11  # of one pass over the calibration data
+OPERATIONS = 1.1e11  # of one pass over the calibration data
 STATISTICS = 32  # examples for scores and repair, which look at every token or pixel
 
 
@@ -206,7 +206,7 @@ def operations(graph: Graph, configuration: Configuration) -> int:
 
 
 def calibration_size(graph: Graph) -> int:
-    """How many examples a forward pass of about half a second takes."""
+    """How many examples a forward pass of about a third of a second takes."""
     return max(1, min(EXAMPLES, round(OPERATIONS / operations(graph, Configuration()))))
 
 

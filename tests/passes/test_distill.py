@@ -238,7 +238,7 @@ def test_what_cannot_run_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": -1}, {"positions": 1.5}, {"positions": 0.0}, {"learning_rate": 0.0}, {"temperature": -1.0}]
+    "options", [{"steps": -1}, {"positions": 1.5}, {"positions": 0.0}, {"learning_rate": -0.1}, {"temperature": -1.0}]
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match="distill needs"):
