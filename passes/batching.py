@@ -10,19 +10,23 @@ import torch
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs
 
-ACTIVATIONS = 600_000_000  # elements in all values of a batch, views counted too: seen to take 2 GB
-LARGEST = 128
+# Elements in all values of a batch, views counted too. More steps on fewer examples recover more in the same time, as
+# long as a step's time goes into examples and not into the optimiser (for each parameter) or calls (for each op).
+PER_PARAMETER = 8
+LEAST, MOST = 100_000_000, 600_000_000  # the second was seen to take 2 GB
+LARGEST = 128  # examples
 
 
 def batch_size(graph: Graph, wanted: int, *splits: Sequence[Inputs]) -> int | None:
-    """`wanted`, or with 0 as many as fit in memory, a power of two; None for a graph that mixes its examples.
+    """`wanted`, or with 0 a power of two that keeps steps short but busy; None for a graph that mixes its examples.
 
     Never more than the smallest split has.
     """
     if graph.batch is None:
         return None
     elements = sum(prod(value.shape) for node in graph.forward.nodes for value in node.outputs) // graph.batch
-    fitting = min(LARGEST, max(1, ACTIVATIONS // max(1, elements)))
+    aimed = max(LEAST, min(MOST, PER_PARAMETER * graph.parameter_count))
+    fitting = min(LARGEST, max(1, aimed // max(1, elements)))
     return min(wanted or 1 << (fitting.bit_length() - 1), *(len(split) for split in splits))
 
 
