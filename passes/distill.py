@@ -38,9 +38,8 @@ class Distill(Pass):
     relative error of the values that both have after each residual block, a pruned width on its kept channels.
 
     `seconds` 0 takes the time that the compilation gives, `steps` a fixed number instead: then a run can be repeated.
-    `learning_rate` 0 follows from the number of parameters.
-    `batch` 0 is as many examples as keep a step busy, up to 128; `positions` is the share of a text's positions for which
-    logits are made.
+    `learning_rate` 0 follows from the number of parameters, `batch` 0 is as many examples as keep a step busy, up to
+    128. `positions` is the share of a text's positions for which logits are made.
     """
 
     name: ClassVar[str] = "distill"
