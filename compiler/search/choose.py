@@ -18,7 +18,7 @@ from chipfit.search.problem import Landscape
 from chipfit.search.solve import InfeasibleError, Problem, Solution, binding, solve
 
 ATTEMPTS = 6
-STEEPEST = 2.0  # of the ratio measured to predicted, by which that line may be steeper or flatter than it
+STEEPEST = 2.0  # by which factor that line may be steeper or flatter than measured over predicted, or aim lower at once
 SLACK = 0.05  # a configuration this far under its latency limit wastes quality: aim again
 MARGIN = 1.01  # above the least that is reachable, so that what the user is told survives rounding
 AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
@@ -60,7 +60,8 @@ def choose(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], 
             if measured >= limit * (1 - SLACK) or found.expected_loss == 0:
                 return chosen
         slope = (baseline["latency"] - measured) / (whole - aim) if aim < whole else ratio
-        aim -= (measured - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
+        below = aim - (measured - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
+        aim = max(below, aim / STEEPEST)  # one far measurement must not send it below zero
     if not fitting:
         raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
     return min(fitting, key=lambda choice: choice.expected_loss)
@@ -70,7 +71,7 @@ def attempt(
     landscape: Landscape, limits: Mapping[str, float], aim: float, budget: Budget, baseline: Mapping[str, float]
 ) -> Choice:
     """One exact solve, with predicted milliseconds limited to `aim` where the budget limits latency."""
-    aimed = {**limits, "latency": max(aim, 0.0)} if "latency" in limits else limits
+    aimed = {**limits, "latency": aim} if "latency" in limits else limits
     scale = limits["latency"] / aim if "latency" in limits else 1.0
     solution = within(landscape, aimed, budget, baseline, scale)
     configuration = landscape.configuration(solution)
