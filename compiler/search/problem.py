@@ -86,7 +86,7 @@ class Landscape:
             sizes = self.cost_model.buffers(self.form(other), other, self.batch).size
             return {name: float(sizes[name]) for name in held if name in sizes}
 
-        axes = {name: self._kernel_axes.get(name, ()) for name in {*amounts_of(Configuration()), *held}}
+        axes = {name: self._kernel_axes.get(name, ()) for name in (*amounts_of(Configuration()), *held)}
         name = f"memory {len(problem.quantities)}"
         items = (*problem.quantities["size"], *self._items(amounts_of, axes))
         return name, replace(problem, quantities={**problem.quantities, name: items})
