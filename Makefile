@@ -3,21 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile
+QUICK := factorize,prune-axes,drop-blocks,compensate,distill{seconds=200}
 TYPES := build/types/chipfit
 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench data venv clean
+.PHONY: help demo test lint bench bench-codegen data venv clean
 
 help:  ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
 
 demo: $(VENV)/run.stamp  ## compress SmolLM2-135M to 60% of its latency on this machine, in build/demo
-	$(BIN)/chipfit compile smollm2 --target host --budget latency=60% --out build/demo
+	$(BIN)/chipfit compile smollm2 --target host --budget latency=60% --passes "$(QUICK)" --out build/demo
 
 test: $(VENV)/dev.stamp  ## run all tests
 	@bash scripts/fashion-mnist.sh || echo "The tests that need Fashion-MNIST will be skipped."
+	@bash scripts/aarch64.sh || echo "The tests that run programs of 64-bit ARM will be skipped."
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/dev.stamp  ## check style (ruff) and types (mypy --strict)
@@ -29,6 +31,10 @@ lint: $(VENV)/dev.stamp  ## check style (ruff) and types (mypy --strict)
 
 bench: $(VENV)/bench.stamp  ## time our libraries beside torch, ONNX Runtime and OpenVINO, into docs/benchmarks/latency.md
 	$(BIN)/python benchmarks/latency.py
+
+bench-codegen: $(VENV)/bench.stamp  ## the same for more models on one and on two threads, into docs/benchmarks/codegen.md
+	$(BIN)/python benchmarks/latency.py resnet20 benchmarks/models.py:resnet18 benchmarks/models.py:resnet50 mobilenetv2 \
+		efficientnet_lite0 minilm smollm2 smollm2_decode --threads 1 2 --command "make $@" --out docs/benchmarks/codegen.md
 
 data:  ## fetch Fashion-MNIST (Debian's package) into build/data
 	@bash scripts/fashion-mnist.sh

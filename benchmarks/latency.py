@@ -1,4 +1,4 @@
-"""Times our libraries beside torch, torch.compile, ONNX Runtime and OpenVINO and writes docs/benchmarks/latency.md.
+"""Times our libraries beside torch, torch.compile, ONNX Runtime and OpenVINO and writes a page of docs/benchmarks.
 
 For each model all runtimes run interleaved in one process, on equal threads, on the same inputs, in float32.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from chipfit.bench import OURS, SETTLE, bench_model
@@ -20,6 +21,8 @@ MODELS = ("resnet20", "mobilenetv2", "efficientnet_lite0", "minilm", "smollm2")
 SECONDS_PER_MODEL = 25.0
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "latency.md"
 
+Results = Sequence[Mapping[str, Any]]
+
 
 def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -27,17 +30,18 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def page(results: Sequence[Mapping[str, Any]], load: float) -> str:
-    """The whole page: how it was measured, wins and losses at a glance, and a row for every runtime and model."""
-    runtimes = [OURS, *PEERS]
-    return "\n\n".join(["# Latency beside other runtimes", conditions(results, load), *verdicts(results, runtimes)])
+def page(command: str, results: Mapping[int, Results], load: float) -> str:
+    """The whole page: how it was measured, and for each number of threads wins, losses and a row for every model."""
+    parts = ["# Latency beside other runtimes", conditions(command, load)]
+    for threads, rows in results.items():
+        parts += [f"## {threads} thread{'s' * (threads > 1)}", verdicts(rows), table(rows)]
+    return "\n\n".join(parts) + "\n"
 
 
-def conditions(results: Sequence[Mapping[str, Any]], load: float) -> str:
+def conditions(command: str, load: float) -> str:
     versions = [f"{name} {version_of(name)}" for name in PEERS if name != "inductor"]
     versions += [f"TVM {version('apache-tvm')}", f"Python {platform.python_version()}"]
-    threads = results[0]["threads"]
-    return f"""`make bench` on {date.today()}: {processor()}, {threads} threads, batch 1, float32.
+    return f"""`{command}` on {date.today()}: {processor()}, batch 1, float32.
 Load average before it: {load:.1f}. {", ".join(versions)}.
 
 Models are compiled as they are: nothing is compressed. For each model all runtimes run interleaved in one process for
@@ -46,37 +50,47 @@ runtime. Milliseconds: the median of all calls, the best in brackets. The error 
 our outputs from torch's."""
 
 
-def verdicts(results: Sequence[Mapping[str, Any]], runtimes: Sequence[str]) -> list[str]:
-    return ["\n".join(verdict(result) for result in results), table(results, runtimes) + "\n"]
+def name_of(result: Mapping[str, Any]) -> str:
+    return str(result["source"]).rpartition(":")[2]
 
 
-def table(results: Sequence[Mapping[str, Any]], runtimes: Sequence[str]) -> str:
+def table(results: Results) -> str:
+    runtimes = [OURS, *PEERS]
     lines = [["model", *runtimes, "our error"], ["---", *("---:" for _ in runtimes), "---:"]]
     for result in results:
         rows = {row["runtime"]: row for row in result["rows"]}
         times = [f"{rows[name]['median_ms']:.2f} ({rows[name]['best_ms']:.2f})" for name in runtimes]
-        lines.append([result["source"], *times, f"{rows[OURS]['max_abs_error']:.0e}"])
+        lines.append([name_of(result), *times, f"{rows[OURS]['max_abs_error']:.0e}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-    """How the fastest other runtime compares."""
-    medians = {row["runtime"]: row["median_ms"] for row in result["rows"]}
-    ours = medians.pop(OURS)
-    best = min(medians, key=lambda name: medians[name])
-    won = ours <= medians[best]
-    return f"- {result['source']}: {'won' if won else 'LOST'}, {medians[best] / ours:.2f} times the speed of {best}."
+def verdicts(results: Results) -> str:
+    """How the fastest other runtime compares on each model, and the mean over all."""
+    lines, ratios = [], []
+    for result in results:
+        medians = {row["runtime"]: row["median_ms"] for row in result["rows"]}
+        ours = medians.pop(OURS)
+        best = min(medians, key=lambda name: medians[name])
+        ratios.append(ours / medians[best])
+        won = "won" if ratios[-1] <= 1 else "LOST"
+        lines.append(f"- {name_of(result)}: {won}, {ratios[-1]:.2f} of the time of {best}.")
+    return "\n".join([*lines, f"- Geometric mean: {geometric_mean(ratios):.2f} of the fastest other runtime's time."])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
+    parser.add_argument("--command", default="make bench", help="what to name on the page")
     parser.add_argument("--out", type=Path, default=PAGE)
     options = parser.parse_args()
     load = os.getloadavg()[0]
     with shown() as progress:
-        results = [bench_model(name, list(PEERS), progress, SECONDS_PER_MODEL) for name in options.models]
-    text = page(results, load)
+        results = {
+            threads: [bench_model(name, list(PEERS), progress, SECONDS_PER_MODEL, threads) for name in options.models]
+            for threads in options.threads
+        }
+    text = page(options.command, results, load)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text, encoding="utf-8")
     print(text)

@@ -41,17 +41,22 @@ class Subject:
 
 
 def bench_model(
-    text: str, against: Sequence[str], progress: Progress = silent, seconds: float = SECONDS
+    text: str,
+    against: Sequence[str],
+    progress: Progress = silent,
+    seconds: float = SECONDS,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Times ARTIFACT, or SOURCE compiled as it is for this machine, beside the runtimes named in `against`.
 
-    `rows` hold, per runtime, `best_ms`, `median_ms` and `max_abs_error`: the largest difference from torch's output.
+    All run on `threads` threads, one for each core unless told. `rows` hold, per runtime, `best_ms`,
+    `median_ms` and `max_abs_error`: the largest difference from torch's output.
     Raises UserError for a runtime that is unknown or not installed.
     """
     check_installed(against)
     with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
         progress("compiling", 0.0)
-        subject = load_subject(text, Path(folder))
+        subject = load_subject(text, Path(folder), threads)
         calls, expected = callables(subject, against, Path(folder), progress)
         errors = {name: max_error(call(), expected) for name, call in calls.items()}
         progress(f"timing {', '.join(calls)}", 0.0)
@@ -65,16 +70,18 @@ def row(name: str, timing: Timing, error: float) -> dict[str, Any]:
     return {"runtime": name, "best_ms": timing.best_ms, "median_ms": timing.median_ms, "max_abs_error": error}
 
 
-def load_subject(text: str, folder: Path) -> Subject:
+def load_subject(text: str, folder: Path, threads: int | None = None) -> Subject:
     """An artifact's own library and graph, or SOURCE imported, its batch norms folded, and compiled."""
     place = Path(text)
     if (place / MANIFEST).is_file():
         Artifact.open(place)
-        return Subject(text, store.load(place), Library.load(place, place / store.STATE))
+        return Subject(text, store.load(place), Library.load(place, place / store.STATE, threads))
     source = load_source(text)
     graph = folded(import_model(source.model, source.example_inputs))
     graph = rebatch(graph, len(source.example_inputs[0])) if can_rebatch(graph) else graph
-    return Subject(text, graph, compile_graph(graph, get_target("host"), folder / "library"))
+    host = get_target("host")
+    target = host.with_cores(threads) if threads else host
+    return Subject(text, graph, compile_graph(graph, target, folder / "library"))
 
 
 def callables(

@@ -96,14 +96,15 @@ def run(artifact: Path, file: Path | None, output: Path | None, as_json: bool) -
 @chipfit.command()
 @click.argument("model", metavar="ARTIFACT|SOURCE")
 @click.option("--against", default="torch", show_default=True, metavar="NAMES", help="Of onnxruntime,openvino,torch.")
+@click.option("--threads", type=click.IntRange(1), help="For all alike; one for each core if not told.")
 @json_option
-def bench(model: str, against: str, as_json: bool) -> None:
+def bench(model: str, against: str, threads: int | None, as_json: bool) -> None:
     """Time an ARTIFACT, or SOURCE compiled as it is, beside other runtimes in one interleaved run."""
     from chipfit.bench import bench_model
     from chipfit.progress import shown
 
     with shown() as progress:
-        result = bench_model(model, [name for name in against.split(",") if name], progress)
+        result = bench_model(model, [name for name in against.split(",") if name], progress, threads=threads)
     if as_json:
         print_json(result)
     else:

@@ -14,15 +14,18 @@ from typing import Any
 from chipfit.artifact import Artifact, write_manifest
 from chipfit.codegen.check import check
 from chipfit.codegen.runtime import Library
+from chipfit.cross.compile import check_emulated
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir import store
 from chipfit.ir.configuration import Configuration
+from chipfit.ir.graph import Graph
 from chipfit.job import Job
 from chipfit.passes.pipeline import Pipeline
 from chipfit.quality import Quality
 from chipfit.report import write_report
 from chipfit.stages import Done, replace_folder
 from chipfit.targets.cost import Cost
+from chipfit.targets.registry import Target
 
 RECOVERY = "distill"  # quality is judged before this pass and at the end
 
@@ -38,7 +41,7 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
     deployed = job.deployed(job.result)
     store.save(deployed, folder)
     job.progress("comparing with torch", 0.0)
-    error = check(Library.load(folder, folder / store.STATE), deployed, job.inputs)
+    error = checked(job, folder, deployed)
     record = {**manifest(job, keep, dict(lineage)), "max_abs_error": error}
     write_report(folder, record)
     write_manifest(folder, record)
@@ -51,17 +54,24 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
     return Artifact(out)
 
 
+def checked(job: Job, folder: Path, deployed: Graph) -> float | None:
+    """The library's error against torch with the final weights; None where nothing here can run it."""
+    if job.target.is_host:
+        return check(Library.load(folder, folder / store.STATE), deployed, job.inputs)
+    return check_emulated(folder, deployed, job.inputs)
+
+
 def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str, Any]:
     """The record of the compilation, all but its files. Milliseconds, bytes, millijoules."""
-    pair = job.compared(job.result)
+    pair = job.measured
     qualities = {name: asdict(quality) for name, quality in judged(job).items()}
     before, after = job.landscape.cost(Configuration()), job.landscape.cost(job.configuration)
-    result = costs(after, pair.result_ms)
+    result = costs(after, pair.result_ms if pair else None)
     return {
         "source": lineage.get("source", ""),
-        "target": {"name": job.target.name, "status": job.target.status, "machine": platform.machine()},
+        "target": {"name": job.target.name, "status": job.target.status, "machine": machine(job.target)},
         "budget": {"limits": [str(limit) for limit in job.budget.limits], "keep": keep},
-        "baseline": {**costs(before, pair.baseline_ms), "quality": qualities["teacher"]},
+        "baseline": {**costs(before, pair.baseline_ms if pair else None), "quality": qualities["teacher"]},
         "result": {**result, "quality": qualities["result"]},
         "before_recovery": {"quality": qualities["before recovery"]},
         "predicted": predicted(job, before, after),
@@ -72,18 +82,23 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
     }
 
 
+def machine(target: Target) -> str:
+    return platform.machine() if target.is_host else target.profile.triple.partition("-")[0]
+
+
 def predicted(job: Job, before: Cost, after: Cost) -> dict[str, Any]:
     """What the search expected: the cost model's figure times what it was off by on the uncompressed model."""
     scale = job.baseline["latency"] / before.latency_ms
     interval = [scale * bound for bound in after.interval_ms] if after.interval_ms else None
-    return {**costs(after, scale * after.latency_ms), "interval_ms": interval, "status": after.status, "scale": scale}
+    more = {"baseline_ms": scale * before.latency_ms, "interval_ms": interval, "status": after.status, "scale": scale}
+    return {**costs(after, scale * after.latency_ms), **more}
 
 
 def took(stage: Done) -> dict[str, Any]:
     return {name: value for name, value in stage.json().items() if name != "configuration"}
 
 
-def costs(cost: Cost, latency_ms: float) -> dict[str, Any]:
+def costs(cost: Cost, latency_ms: float | None) -> dict[str, Any]:
     return {
         "latency_ms": latency_ms,
         "peak_memory_bytes": cost.peak_memory_bytes,
@@ -94,20 +109,22 @@ def costs(cost: Cost, latency_ms: float) -> dict[str, Any]:
 
 def certificate(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
     """Which limits hold, and how that is known; the binding one is the tightest."""
-    pair = job.compared(job.result)
+    pair = job.measured
+    ratio = pair.ratio if pair else job.landscape.cost(job.configuration).latency_ms / job.baseline["latency"]
     got = {
-        "latency": pair.ratio * job.baseline["latency"],
+        "latency": ratio * job.baseline["latency"],
         "memory": result["peak_memory_bytes"],
         "size": result["weight_bytes"],
     }
     limits = job.budget.absolute(job.baseline)
     used = {quantity: got[quantity] / limit for quantity, limit in limits.items()}
-    sources = {"latency": "measured", "size": "measured", "memory": "predicted"}
+    timed = "measured" if pair else f"predicted, {job.target.status}"
+    sources = {"latency": timed, "size": "measured", "memory": "predicted"}
     return {
         "met": all(share <= 1 for share in used.values()),
         "binding": max(used, key=lambda quantity: used[quantity]),
         "limits": {quantity: {"used": used[quantity], "by": sources[quantity]} for quantity in limits},
-        "latency_ratio": pair.ratio,
+        "latency_ratio": ratio,
         "solver_gap": job.choice.gap,
     }
 

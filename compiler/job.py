@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chipfit.codegen.library import compile_graph, fixed_values
 from chipfit.codegen.runtime import Library
+from chipfit.cross.compile import cross_compile
 from chipfit.frontend.data import Data
 from chipfit.ir import store
 from chipfit.ir.apply import apply, rebatch
@@ -109,9 +110,10 @@ class Job:
 
     @cached_property
     def baseline(self) -> dict[str, float]:
-        """The uncompressed model's latency (ms, measured), peak memory and weights (bytes)."""
+        """The uncompressed model's latency (ms, measured where the chip is here), peak memory and weights (bytes)."""
         cost = self.landscape.cost(Configuration())
-        return {"latency": self.baseline_ms, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes}
+        latency = self.baseline_ms if self.target.is_host else cost.latency_ms
+        return {"latency": latency, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes}
 
     @cached_property
     def baseline_ms(self) -> float:
@@ -127,12 +129,17 @@ class Job:
 
     @cached_property
     def choice(self) -> Choice:
-        return choose(self.landscape, self.budget, self.baseline, self.candidate_ms)
+        return choose(self.landscape, self.budget, self.baseline, self.candidate_ms if self.target.is_host else None)
 
     def candidate_ms(self, configuration: Configuration) -> float:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
         whole = with_factors(self.teacher, self.factored, configuration.widths)
         return self.compared(apply(whole, configuration)).ratio * self.baseline_ms
+
+    @property
+    def measured(self) -> Pair | None:
+        """The result beside the uncompressed model, None for a chip that is not here."""
+        return self.compared(self.result) if self.target.is_host else None
 
     def compared(self, graph: Graph) -> Pair:
         """The graph's library timed beside the uncompressed model's."""
@@ -154,7 +161,8 @@ class Job:
 
         def make(folder: Path) -> None:
             self.progress("compiling", 0.0)
-            compile_graph(deployed, self.target, folder / "library")
+            make_library = compile_graph if self.target.is_host else cross_compile
+            make_library(deployed, self.target, folder / "library")
 
         inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
         chip = {"cpu": repr(self.target.cpu), "llvm": [self.target.profile.triple, self.target.profile.arch]}

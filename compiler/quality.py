@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -28,6 +28,7 @@ class Quality:
     unit: str
     value: float
     retention: float
+    parts: Mapping[str, float] = field(default_factory=dict)  # of which `value` is the mean
 
 
 def assess(graph: Graph, teacher: Graph, data: Data, reference: float | None = None) -> Quality:
@@ -35,9 +36,9 @@ def assess(graph: Graph, teacher: Graph, data: Data, reference: float | None = N
     if data.metric is None:
         value = agreement(graph, teacher, data.heldout[:JUDGED])
         return Quality("agreement with the teacher", "", value, value)
-    value = score(graph, data.metric)
-    reference = score(teacher, data.metric) if reference is None else reference
-    return Quality(data.metric.name, data.metric.unit, value, retention(data.metric, value, reference))
+    value, parts = score(graph, data.metric)
+    reference = score(teacher, data.metric)[0] if reference is None else reference
+    return Quality(data.metric.name, data.metric.unit, value, retention(data.metric, value, reference), parts)
 
 
 def retention(metric: Metric, value: float, reference: float) -> float:
@@ -45,11 +46,13 @@ def retention(metric: Metric, value: float, reference: float) -> float:
     return value / reference if metric.higher_is_better else reference / value
 
 
-def score(graph: Graph, metric: Metric) -> float:
+def score(graph: Graph, metric: Metric) -> tuple[float, Mapping[str, float]]:
+    """The score by `metric` and the named parts that it is the mean of, if it has any."""
     size = BATCH if graph.batch else 1
     module = emit(rebatch(graph, size) if graph.batch else graph)
     with torch.no_grad():
-        return metric.score(batched(module, size))
+        found = metric.score(batched(module, size))
+    return (statistics.fmean(found.values()), found) if isinstance(found, Mapping) else (found, {})
 
 
 def agreement(graph: Graph, teacher: Graph, heldout: Sequence[Inputs]) -> float:

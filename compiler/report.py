@@ -54,6 +54,9 @@ def cost_table(record: Mapping[str, Any]) -> TextTable:
         ("weights", "weight_bytes", megabytes),
     )
     rows = tuple((label, *(show(costs[key]) for costs in columns.values())) for label, key, show in quantities)
+    if record["baseline"]["latency_ms"] is None:
+        guess = f"{milliseconds(record['predicted']['baseline_ms'])}, predicted"
+        rows = (("latency", guess, rows[0][2], "not run"), *rows[1:])
     return TextTable("Cost", ("", *columns), rows)
 
 
@@ -61,9 +64,13 @@ def quality_table(record: Mapping[str, Any]) -> TextTable:
     """The teacher, the compressed model before its recovery, and after it, with the part of the teacher's kept."""
     stages = {"teacher": "baseline", "before recovery": "before_recovery", "after recovery": "result"}
     found = {label: record[key]["quality"] for label, key in stages.items()}
-    rows = tuple((label, f"{quality['value']:.4g}", f"{quality['retention']:.1%}") for label, quality in found.items())
+    parts = tuple(found["teacher"]["parts"])
+    rows = tuple(
+        (label, *(f"{score:.4g}" for score in (one["value"], *one["parts"].values())), f"{one['retention']:.1%}")
+        for label, one in found.items()
+    )
     made_up = ", on made-up inputs" if record["lineage"].get("synthetic_data") else ""
-    return TextTable(f"Quality: {found['teacher']['metric']}{made_up}", ("", "score", "kept"), rows)
+    return TextTable(f"Quality: {found['teacher']['metric']}{made_up}", ("", "score", *parts, "kept"), rows)
 
 
 def pass_table(record: Mapping[str, Any]) -> TextTable:

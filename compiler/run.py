@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ WEIGHTS = "weights.safetensors"  # as `chipfit.ir.store` names it, which imports
 def run_artifact(folder: Path, file: Path | None, output: Path | None) -> dict[str, Any]:
     """Runs once on the arrays in `file` (zeros if None) and writes the outputs to `output` if that is given."""
     artifact = Artifact.open(folder)
+    machine = artifact.manifest["target"]["machine"]
+    if machine != platform.machine():
+        raise UserError(f"{folder} is for {machine}: copy it there and call its `runner` (docs/boards.md).")
     library = Library.load(artifact.folder, artifact.folder / WEIGHTS)
     given = read_inputs(file, library.inputs) if file else zeros(library.inputs)
     library(*given)  # the first call also allocates

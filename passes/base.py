@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -30,7 +30,7 @@ class Metric(Protocol):
     @property
     def higher_is_better(self) -> bool: ...
     @property
-    def score(self) -> Callable[[Predict], float]: ...
+    def score(self) -> Callable[[Predict], float | Mapping[str, float]]: ...
 
 
 def silent(what: str, fraction: float) -> None:

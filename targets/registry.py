@@ -16,6 +16,7 @@ from chipfit.targets.profile import Profile, check_complete, read_folder
 from chipfit.targets.roofline import Roofline
 
 FOLDERS = (Path(__file__).parent,)
+HOST = "host"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Target:
     name: str
     family: str
     profile: Profile
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it is the machine that this runs on, which can time what it compiles."""
+        return self.name == HOST
 
     @property
     def status(self) -> str:
@@ -41,13 +47,18 @@ class Target:
         """What the tile picker asks about a CPU."""
         return shape_of(self.profile)
 
+    def with_cores(self, count: int) -> Target:
+        """The chip with another number of cores to run on."""
+        cores = replace(self.profile.figures["cores"], value=count, source="as told", status="derived")
+        return self.with_profile(self.profile.with_figures({"cores": cores}))
+
     def with_profile(self, profile: Profile) -> Target:
         return replace(self, profile=profile)
 
 
 def target_names(folders: Sequence[Path] = FOLDERS) -> tuple[str, ...]:
     """Every chip that has a file, sorted, the host first."""
-    return tuple(sorted(read_folder(folders)[1], key=lambda name: (name != "host", name)))
+    return tuple(sorted(read_folder(folders)[1], key=lambda name: (name != HOST, name)))
 
 
 def get_target(name: str, folders: Sequence[Path] = FOLDERS) -> Target:
@@ -57,7 +68,7 @@ def get_target(name: str, folders: Sequence[Path] = FOLDERS) -> Target:
         close = difflib.get_close_matches(name.lower(), profiles, cutoff=0.4) or sorted(profiles)
         raise UserError(f"Target {name!r} is unknown; did you mean {' or '.join(close)}?")
     profile = profiles[name]
-    if name == "host":
+    if name == HOST:
         profile = detect_host(profile)
     check_complete(profile, families[profile.family])
     return Target(name, profile.family, profile)

@@ -13,7 +13,7 @@ from chipfit import api, cli
 from chipfit.artifact import write_manifest
 from chipfit.errors import InfeasibleBudgetError
 
-QUALITY = {"metric": "accuracy", "unit": "", "value": 0.9, "retention": 0.97}
+QUALITY = {"metric": "accuracy", "unit": "", "value": 0.9, "retention": 0.97, "parts": {"easy": 0.95, "hard": 0.85}}
 COSTS = {"latency_ms": 2.0, "peak_memory_bytes": 3_000_000, "weight_bytes": 1_000_000, "energy_mj": None}
 RECORD = {
     "source": "resnet20",
@@ -116,7 +116,8 @@ def test_a_fault_of_ours_leaves_its_traceback_in_a_file(capsys, monkeypatch) -> 
 def test_report_prints_costs_quality_and_the_verdict(artifact: Path, capsys) -> None:
     code, out, _ = told(capsys, "report", str(artifact))
     assert code == 0
-    for part in ("latency=50%", "baseline", "predicted", "measured", "0.987 ms", "97.0%", "The budget is met"):
+    costs, quality = ("baseline", "predicted", "measured", "0.987 ms"), ("97.0%", "hard", "0.85")
+    for part in ("latency=50%", *costs, *quality, "The budget is met"):
         assert part in out
 
 

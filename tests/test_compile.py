@@ -96,41 +96,46 @@ def test_runs_without_torch(calibrated_host, source, tmp_path):
     assert json.loads(done.stdout)["outputs"]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(calibrated_host, tmp_path_factory):
-    """The manifest of a run that nothing stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "net.py").write_text(SOURCE)
-    return compiled(calibrated_host, f"{folder / 'net.py'}:model", folder / "out", "--budget", "size=60%")
-
-
-@pytest.mark.parametrize("stage", ["sensitivity", "library", "prune-axes", "compensate", "distill", "quality"])
-def test_killed_at_any_stage_ends_with_the_same_result(calibrated_host, source, tmp_path, uninterrupted, stage):
-    out, work = tmp_path / "out", tmp_path / "out.work"
+def killed_at(stage, environment, source, out):
+    """Starts a compilation and kills it as soon as `stage` has begun; what is left of it is in the work directory."""
     process = subprocess.Popen(
         command(source, out, "--budget", "size=60%"),
-        env=calibrated_host,
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not list(work.glob(f"{stage}-*")):
+    while process.poll() is None and not list(Path(f"{out}.work").glob(f"{stage}-*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not out.exists()
-    finished = {path: path.stat().st_mtime_ns for path in work.glob(f"*/{DONE}")}
+
+
+def finished_stages(out):
+    return {path: path.stat().st_mtime_ns for path in Path(f"{out}.work").glob(f"*/{DONE}")}
+
+
+def test_killed_at_every_stage_ends_with_the_same_result(calibrated_host, source, tmp_path):
+    out = tmp_path / "out"
+    for stage in ("sensitivity", "library", "prune-axes", "compensate", "distill", "quality"):
+        before = finished_stages(out)
+        killed_at(stage, calibrated_host, source, out)
+        assert not out.exists()
+        assert before.items() <= finished_stages(out).items()
+    before = finished_stages(out)
+    assert before
     resumed = compiled(calibrated_host, source, out, "--budget", "size=60%")
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert weights(resumed) == weights(uninterrupted)
-    assert resumed["configuration"] == uninterrupted["configuration"]
+    assert before.items() <= finished_stages(out).items()
+    whole = compiled(calibrated_host, source, tmp_path / "whole", "--budget", "size=60%")
+    assert weights(resumed) == weights(whole)
+    assert resumed["configuration"] == whole["configuration"]
 
 
 def test_repeated_run_is_free(calibrated_host, source, tmp_path):
     out = tmp_path / "out"
     compiled(calibrated_host, source, out, "--budget", "size=60%")
-    made = {path: path.stat().st_mtime_ns for path in Path(f"{out}.work").glob(f"*/{DONE}")}
+    made = finished_stages(out)
     compiled(calibrated_host, source, out, "--budget", "size=60%")
-    assert {path: path.stat().st_mtime_ns for path in Path(f"{out}.work").glob(f"*/{DONE}")} == made
+    assert finished_stages(out) == made
 
 
 @pytest.mark.parametrize(
@@ -139,13 +144,7 @@ def test_repeated_run_is_free(calibrated_host, source, tmp_path):
         (("--budget", "latency=1%"), 3, "the nearest feasible budget is latency="),
         (("--budget", "size=1%"), 3, "the nearest feasible budget is size="),
         (("--budget", "memory=1KB"), 3, "the nearest feasible budget is memory="),
-        (("--budget", "latency=fast"), 2, "can't be read"),
-        (("--budget", "latency=-5%"), 2, "must be above zero"),
-        ((), 2, "No budget is given"),
         (("--budget", "size=60%", "--target", "cortex-a67"), 2, "did you mean cortex-a76"),
-        (("--budget", "size=60%", "--passes", "prune"), 2, "There is no pass named prune"),
-        (("--budget", "size=60%", "--data", "npz:none.npz"), 2, "There is no data file none.npz"),
-        (("--budget", "size=60%", "--keep", "most"), 2, "is no share of quality"),
     ],
 )
 def test_mistakes_are_one_sentence(calibrated_host, source, tmp_path, options, code, words):

@@ -1,6 +1,7 @@
 """`chipfit run`: the outputs are torch's, and a fresh process needs neither torch nor the compiler."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def artifact(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Pa
     graph = rebatch(import_model(network, (X,)), 1)
     compile_graph(graph, get_target("host"), folder)
     store.save(graph, folder)
-    write_manifest(folder, {})
+    write_manifest(folder, {"target": {"machine": platform.machine()}})
     return folder
 
 

@@ -34,6 +34,7 @@ from chipfit.codegen.spec import (
 )
 from chipfit.codegen.stock import normalised, relax_function
 
+Link = Callable[..., None]  # (output, objects)
 OPAQUE = 8  # relax's OpPatternKind: never fused with its neighbours
 BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
     {
@@ -51,12 +52,12 @@ BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
 )
 
 
-def build_library(program: Program, target: Any, lanes: int, path: Path) -> None:
-    """Writes the shared library. `target` is TVM's."""
+def build_library(program: Program, target: Any, lanes: int, path: Path, link: Link | None = None) -> None:
+    """Writes the shared library. `target` is TVM's; `link` makes the library from object files, else this machine's."""
     module = optimised(Linker(program).link(), target, lanes)
     with tvm.transform.PassContext(opt_level=3):
         executable = tvm.compile(module, target=target, relax_pipeline="default_build")
-    executable.export_library(str(path))
+    executable.export_library(str(path), fcompile=link)
 
 
 def optimised(module: Any, target: Any, lanes: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from chipfit.codegen.runtime import Library
 from chipfit.ir.emit import run
 from chipfit.ir.graph import Graph, Value
 
 TOLERANCE = 2e-4  # of the output's largest magnitude: sums of float32 in another order, through some hundred layers
 
 
+Run = Callable[..., Sequence[npt.NDArray[Any]]]  # input arrays -> output arrays
+
+
 class WrongResult(Exception):  # noqa: N818
     """The compiled library's numbers are not PyTorch's: a fault of chipfit, not of the user."""
 
 
-def check(library: Library, graph: Graph, inputs: Sequence[Tensor]) -> float:
+def check(library: Run, graph: Graph, inputs: Sequence[Tensor]) -> float:
     """The largest error relative to the output's largest magnitude. Raises WrongResult above `TOLERANCE`."""
     expected = run(graph, *inputs)
     results = library(*(tensor.numpy() for tensor in inputs))

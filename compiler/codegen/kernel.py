@@ -22,7 +22,7 @@ Buffer = Any
 def function(
     name: str, arguments: Sequence[Argument], body: Callable[..., None], shapes: Sequence[Shape] | None = None
 ) -> PrimFunc:
-    """A function with one buffer per argument; `body` gets each as a flat one-dimensional float32 buffer.
+    """A function with one buffer per argument; `body` gets each as a flat one-dimensional buffer.
 
     The root block lets it live in a Relax module. Raises ValueError if `shapes` has other sizes than the arguments.
     """
@@ -32,16 +32,17 @@ def function(
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"global_symbol": name, "tirx.noalias": True})
-        tensors = [T.arg(f"p{i}", T.buffer(shape, "float32", layout=None)) for i, shape in enumerate(shapes)]
+        pairs = list(zip(shapes, (argument.dtype for argument in arguments), strict=True))
+        tensors = [T.arg(f"p{i}", T.buffer(shape, dtype, layout=None)) for i, (shape, dtype) in enumerate(pairs)]
         with T.sblock("root"):
             T.reads()
             T.writes()
-            body(*(_flat(tensor, shape) for tensor, shape in zip(tensors, shapes, strict=True)))
+            body(*(_flat(tensor, *pair) for tensor, pair in zip(tensors, pairs, strict=True)))
     return builder.get()
 
 
-def _flat(tensor: Buffer, shape: Shape) -> Buffer:
-    return T.decl_buffer((math.prod(shape),), "float32", data=tensor.data, layout=None)
+def _flat(tensor: Buffer, shape: Shape, dtype: str) -> Buffer:
+    return T.decl_buffer((math.prod(shape),), dtype, data=tensor.data, layout=None)
 
 
 @contextmanager
@@ -109,6 +110,10 @@ class Simd:
         if self._whole(valid):
             return buffer[index]
         return tirx_op.masked_load(f"float32x{self.lanes}", buffer, index, self._mask(valid))
+
+    def load_as_float(self, buffer: Buffer, offset: Expr) -> Expr:
+        """A whole vector of a buffer of any type of number."""
+        return T.cast(self.load(buffer, offset), f"float32x{self.lanes}")
 
     def store(self, buffer: Buffer, offset: Expr, value: Expr, valid: Expr | None = None) -> None:
         index = T.ramp(offset, 1, self.lanes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import tvm
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chipfit.codegen.build import build_library
+from chipfit.codegen.build import Link, build_library
 from chipfit.codegen.check import check, probe
 from chipfit.codegen.lower import Lowering
 from chipfit.codegen.program import Call, Generated, Program, Weight
@@ -35,6 +36,15 @@ def compile_graph(graph: Graph, target: Target, out: Path, inputs: Sequence[Tens
     The library's numbers are compared with PyTorch's on `inputs`, or on made-up ones. Raises WrongResult if they
     differ, UserError if the target is no CPU, the graph has no weights or TVM can't compile an op.
     """
+    with written(graph, target, out) as made:
+        library = Library.load(made, numpy_weights(graph), target.cpu.threads)
+        check(library, graph, probe(graph) if inputs is None else inputs)
+    return library
+
+
+@contextmanager
+def written(graph: Graph, target: Target, out: Path, link: Link | None = None) -> Iterator[Path]:
+    """A folder with the library's files, to check and to add to; what it holds is in `out` afterwards."""
     if target.family != "cpu":
         raise UserError(f"Target {target.name} is a {target.family}, which chipfit can't compile for yet; use a CPU.")
     if any(tensor.is_meta for tensor in graph.state.values()):
@@ -44,15 +54,13 @@ def compile_graph(graph: Graph, target: Target, out: Path, inputs: Sequence[Tens
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         made = Path(folder)
-        build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY)
+        build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY, link)
         write_constants(program, lowering.constants, made / CONSTANTS)
         write_record(program, graph, lowering.constants, target, made / RECORD)
-        library = Library.load(made, numpy_weights(graph, program), target.cpu.threads)
-        check(library, graph, probe(graph) if inputs is None else inputs)
+        yield made
         out.mkdir(exist_ok=True)
-        for name in (LIBRARY, CONSTANTS, RECORD):
-            os.replace(made / name, out / name)
-    return library
+        for file in made.iterdir():
+            os.replace(file, out / file.name)
 
 
 def fixed_values(graph: Graph, entry: str = "forward") -> dict[str, Tensor]:
@@ -78,8 +86,8 @@ def tvm_target(target: Target) -> Any:
     return tvm.target.Target(settings | {key: value for key, value in named.items() if value})
 
 
-def numpy_weights(graph: Graph, program: Program) -> dict[str, Any]:
-    return {w.source: graph.state[w.source].numpy() for w in program.weights if w.source in graph.state}
+def numpy_weights(graph: Graph) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in graph.state.items()}
 
 
 def write_weights(graph: Graph, path: Path) -> None:

@@ -80,7 +80,8 @@ class Lowering:
 
     def lower_generated(self, kernel: Kernel) -> None:
         mask = kernel.inputs[1:] if kernel.part == "weights" else ()
-        values = (value for value in (*kernel.inputs, kernel.output) if value not in mask)
+        stored = [node.inputs[0] for node in kernel.nodes if kernel.kind == "matmul" and node.kind == "to"]
+        values = (value for value in (*kernel.inputs, kernel.output) if value not in (*mask, *stored))
         if kernel.kind not in RULES or any(value.type.dtype != torch.float32 for value in values):
             raise Unsupported(f"{kernel.kind} of other than float32")
         RULES[kernel.kind](self, kernel)

@@ -150,7 +150,7 @@ def target_image(low: Lowering, kernel: Kernel) -> Image:
 def collected(low: Lowering, kernel: Kernel, target: Image, bias: Value | None = None) -> Steps:
     steps = Steps(lambda value: operand(low, value, target), kernel.anchor.name)
     if bias is not None:
-        steps.add_bias(bias, Operand((target.channels,)))
+        steps.prepare("add", bias, Operand((target.channels,)))
     for node in kernel.nodes[kernel.nodes.index(kernel.anchor) + 1 :]:
         steps.add(node)
     return steps

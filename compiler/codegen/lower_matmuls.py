@@ -31,7 +31,11 @@ def lower(low: Lowering, kernel: Kernel) -> None:
 def lower_product(low: Lowering, kernel: Kernel) -> None:
     anchor = kernel.anchor
     a, b, bias = factors(anchor)
-    if low.is_fixed(b) and len(b.shape) == 2:
+    scaled = {node.outputs[0]: node.inputs for node in kernel.nodes if node.kind == "mul"}
+    casts = {node.outputs[0]: node.inputs[0] for node in kernel.nodes if node.kind == "to"}
+    if b in scaled and scaled[b][0] in casts:
+        lower_linear(low, kernel, a, casts[scaled[b][0]], bias, scaled[b][1])
+    elif low.is_fixed(b) and len(b.shape) == 2:
         lower_linear(low, kernel, a, b, bias)
     else:
         lower_batched(low, kernel, a, b)
@@ -47,12 +51,16 @@ def factors(node: Node) -> tuple[Value, Value, Value | None]:
     return values[0], values[1], values[2] if len(values) > 2 else None
 
 
-def lower_linear(low: Lowering, kernel: Kernel, a: Value, b: Value, bias: Value | None) -> None:
+def lower_linear(
+    low: Lowering, kernel: Kernel, a: Value, b: Value, bias: Value | None, scale: Value | None = None
+) -> None:
+    """With a `scale` for each output, b holds int8."""
     transposed = kernel.anchor.kind == "linear"
     n, k = b.shape if transposed else b.shape[::-1]
     m = math.prod(a.shape) // k
-    steps = collected(low, kernel, (m, n), bias)
-    spec = MatmulSpec(1, m, n, k, "packed", transposed, epilogue=steps.epilogue)
+    steps = collected(low, kernel, (m, n), bias, scale)
+    stored = "float32" if scale is None else "int8"
+    spec = MatmulSpec(1, m, n, k, "packed", transposed, stored=stored, epilogue=steps.epilogue)
     tile = matmul_tile(low.cpu, m, n, k)
     packing = spec.arguments(tile)[1].packing
     weight = low.weight(b, packing, round_up(n, tile.lanes) * k)
@@ -73,7 +81,7 @@ def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
     if b_view.column != 1:
         raise Unsupported("a factor strided in both dimensions")
     steps = collected(low, kernel, (stack, m, n), None)
-    spec = MatmulSpec(stack, m, n, k, "activation", transposed, share, steps.epilogue, a_view, b_view)
+    spec = MatmulSpec(stack, m, n, k, "activation", transposed, share, "float32", steps.epilogue, a_view, b_view)
     tile = matmul_tile(low.cpu, m, n, k, stack)
     low.emit_dense(kernel.output, spec, tile, [a_tensor, b_tensor, *operands(low, steps)])
 
@@ -139,12 +147,16 @@ def lower_weights(low: Lowering, kernel: Kernel) -> None:
     low.emit_dense(kernel.output, SoftmaxSpec(scores.shape, factor, shape), low.plain_tile, tensors)
 
 
-def collected(low: Lowering, kernel: Kernel, shape: tuple[int, ...], bias: Value | None) -> Steps:
+def collected(
+    low: Lowering, kernel: Kernel, shape: tuple[int, ...], bias: Value | None, scale: Value | None = None
+) -> Steps:
     """The epilogue of a product of `shape`, (m, n) or (batch, m, n)."""
     logical = (1,) * (3 - len(shape)) + shape
     steps = Steps(lambda value: operand(value, logical), kernel.anchor.name)
+    if scale is not None:
+        steps.prepare("mul", scale, Operand(shape[-1:]))
     if bias is not None:
-        steps.add_bias(bias, operand(bias, logical))
+        steps.prepare("add", bias, operand(bias, logical))
     for node in kernel.nodes[kernel.nodes.index(kernel.anchor) + 1 :]:
         steps.add(node)
     return steps

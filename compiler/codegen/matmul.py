@@ -82,7 +82,7 @@ class _Matmul:
         lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
         if self.spec.weight == "packed":
             start = n * self.spec.k
-            return lambda k: [self.simd.load(self.b, start + k * width + j) for j in range(0, width, lanes)]
+            return lambda k: [self.simd.load_as_float(self.b, start + k * width + j) for j in range(0, width, lanes)]
         start, row = _base(self.spec.b_layout(), z // self.spec.share) + n, self._b_strides[0]
         return lambda k: [
             self.simd.load(self.b, start + k * row + j, min(lanes, columns - j)) for j in range(0, width, lanes)

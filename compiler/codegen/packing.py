@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]  # float32, or int8 in a matrix
 
 
 def pack(kind: str, params: Mapping[str, int | bool], weight: Array) -> Array:
@@ -15,7 +16,7 @@ def pack(kind: str, params: Mapping[str, int | bool], weight: Array) -> Array:
 
     kinds and params are those of `spec.Packing`.
     """
-    return {"panels": _matrix, "conv": _conv, "depthwise": _depthwise}[kind](params, np.asarray(weight, np.float32))
+    return {"panels": _matrix, "conv": _conv, "depthwise": _depthwise}[kind](params, weight)
 
 
 def _matrix(params: Mapping[str, int | bool], weight: Array) -> Array:
@@ -40,6 +41,6 @@ def panels(matrix: Array, lanes: int, nr: int) -> Array:
     """(k, n) -> consecutive panels [k][nr] of nr columns each; the last is as wide as its columns, rounded up to a
     whole vector and filled with zeros."""
     k, n = matrix.shape
-    whole = np.zeros((k, -(-n // lanes) * lanes), np.float32)
+    whole = np.zeros((k, -(-n // lanes) * lanes), matrix.dtype)
     whole[:, :n] = matrix
     return np.concatenate([np.ravel(whole[:, start : start + nr]) for start in range(0, whole.shape[1], nr)])

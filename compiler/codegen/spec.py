@@ -3,7 +3,7 @@
 Every generator is `build_*(spec, tile, name, shapes=None) -> PrimFunc`. Its parameters come in the order of
 `spec.arguments(tile)`: activations, weight, the epilogue's operands, output. `shapes` lets the caller declare each
 argument with the shape that its tensor happens to have (same number of elements), so that views cost nothing. All
-numbers are float32.
+numbers are float32, but for weights that are stored as int8.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ class Argument:
     role: Literal["activation", "weight", "operand", "output"]
     shape: Shape
     packing: Packing | None = None
+    dtype: str = "float32"
 
 
 class KernelSpec(Protocol):
@@ -154,7 +155,8 @@ class MatmulSpec:
     """C[b] = A[b] @ B[b // share] for b < batch, then the epilogue. A is (batch, m, k), C is (batch, m, n).
 
     weight: `packed`: B is one parameter for all b (share = batch is implied), stored as PyTorch has it, (n, k) if
-    `transposed` as in aten.linear, else (k, n), and packed by the runtime. `activation`: B is a tensor of
+    `transposed` as in aten.linear, else (k, n), and packed by the runtime; its numbers are of type `stored`, and an
+    int8's scale is the epilogue's matter. `activation`: B is a tensor of
     (batch / share, k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T. Views override the dense layouts;
     the B view is indexed by b // share.
     """
@@ -166,6 +168,7 @@ class MatmulSpec:
     weight: Literal["packed", "activation"] = "packed"
     transposed: bool = True
     share: int = 1
+    stored: Literal["float32", "int8"] = "float32"
     epilogue: Epilogue = Epilogue()
     a_view: View | None = None
     b_view: View | None = None
@@ -184,7 +187,7 @@ class MatmulSpec:
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
         if self.weight == "packed":
             packing = Packing("panels", {"lanes": tile.lanes, "nr": tile.nr, "transposed": self.transposed})
-            b = Argument("weight", (round_up(self.n, tile.lanes) * self.k,), packing)
+            b = Argument("weight", (round_up(self.n, tile.lanes) * self.k,), packing, self.stored)
         else:
             b = Argument("activation", self.b_layout().shape)
         a, c = Argument("activation", self.a_layout().shape), Argument("output", self.c_layout().shape)

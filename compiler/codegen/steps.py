@@ -30,12 +30,12 @@ class Steps:
         self.steps.append(Step(op, tuple(self.argument(argument) for argument in arguments)))
         self.results[node.name] = len(self.steps) - 1
 
-    def add_bias(self, value: Value, operand: Operand) -> None:
-        """Adds a value to the accumulator, before anything else."""
+    def prepare(self, op: str, value: Value, operand: Operand) -> None:
+        """Combines the accumulator with a value (a scale, a bias) before any node's step."""
         self.values.append(value)
         self.operands.append(operand)
-        self.steps.append(Step("add", ("acc", len(self.values) - 1)))
-        self.results = dict.fromkeys(self.results, 0)
+        self.steps.append(Step(op, ("acc", len(self.values) - 1)))
+        self.results = dict.fromkeys(self.results, len(self.steps) - 1)
 
     def argument(self, argument: Arg) -> StepArg:
         if not isinstance(argument, Value):

@@ -26,12 +26,15 @@ ROUNDS = 12
 
 @dataclass(frozen=True)
 class Metric:
-    """What the user judges quality by: `score(predict)` on data of its own, that training never sees."""
+    """What the user judges quality by: `score(predict)` on data of its own, that training never sees.
+
+    A score in several named parts counts by their mean, and each part is reported beside it.
+    """
 
     name: str
     unit: str
     higher_is_better: bool
-    score: Callable[[Predict], float]
+    score: Callable[[Predict], float | Mapping[str, float]]
 
 
 @dataclass(frozen=True)

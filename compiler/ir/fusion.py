@@ -68,13 +68,29 @@ def kernels(entry: EntryPoint) -> tuple[Kernel, ...]:
 def folded(entry: EntryPoint) -> tuple[Node, ...]:
     """The nodes that depend on no input of the entry point, in order."""
     varying = {value.name for value in entry.inputs}
+    varying |= {part.name for node in entry.nodes for part in dequantization(entry, node)}
     fixed = []
     for node in entry.nodes:
-        if any(value.name in varying for value in node.inputs) or "nondeterministic_seeded" in tags(node.op):
+        if (
+            node.name in varying
+            or any(value.name in varying for value in node.inputs)
+            or "nondeterministic_seeded" in tags(node.op)
+        ):
             varying.update(value.name for value in node.outputs)
         else:
             fixed.append(node)
     return tuple(fixed)
+
+
+def dequantization(entry: EntryPoint, node: Node) -> tuple[Node, ...]:
+    """The cast and the product with scales through which a linear layer alone reads an int8 weight."""
+    weight = entry.producers.get(node.inputs[1].name) if node.kind == "linear" else None
+    cast = entry.producers.get(weight.inputs[0].name) if weight and weight.kind == "mul" else None
+    if not weight or not cast or cast.kind != "to" or cast.inputs[0].type.dtype != torch.int8:
+        return ()
+    given = {value.name for value in entry.inputs} | set(entry.producers)
+    stored = given.isdisjoint(value.name for value in (cast.inputs[0], weight.inputs[-1]))
+    return (cast, weight) if stored and all(len(entry.consumers[one.name]) == 1 for one in (cast, weight)) else ()
 
 
 @cache
@@ -167,7 +183,7 @@ class Planner:
         return len(others) == len(fixed) == 1 and fixed[0].shape == scaled.outputs[0].shape[-1:]
 
     def claim_anchor(self, node: Node) -> None:
-        self.claim(node.name, [node])
+        self.claim(node.name, [*dequantization(self.entry, node), node])
         if node.kind == ATTENTION or node.kind in ("matmul", "bmm"):
             for value in node.inputs:
                 self.claim_views(node, value)

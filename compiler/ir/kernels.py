@@ -21,9 +21,9 @@ FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
-    `dims` of a matmul: batch, m, n, k. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups.
-    Of a reduce: rows, width. Of a pointwise or move: elements. `elements` is the size of the output everywhere, and
-    `fused` counts the pointwise ops in the kernel.
+    `dims` of a matmul: batch, m, n, k, and item, the bytes of a number of its second factor. Of a conv, depthwise or
+    pool: batch, ho, wo, ic, oc, r, s, stride, groups. Of a reduce: rows, width. Of a pointwise or move: elements.
+    `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
     """
 
     flops: int
@@ -47,10 +47,18 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     elements = sum(math.prod(shapes[value.name]) for value in kernel.outputs)
     dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(counted(kernel)) - 1}
     read = read_bytes(kernel, shapes)
+    if kernel.kind == "matmul":
+        dims["item"] = stored_bytes(kernel)
     if all(node.kind in FREE for node in kernel.nodes):
         return Work(0, 0, 0, dims)
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
     return Work(flops, read, size_in_bytes(kernel.outputs, shapes), dims)
+
+
+def stored_bytes(kernel: Kernel) -> int:
+    """Bytes of each number of a matmul's second factor where it lies."""
+    casts = [node.inputs[0] for node in kernel.nodes if node.kind == "to"]
+    return (casts or kernel.anchor.inputs[1:])[0].type.dtype.itemsize
 
 
 def read_bytes(kernel: Kernel, shapes: Shapes) -> int:
@@ -69,13 +77,13 @@ def attention_work(kernel: Kernel, shapes: Shapes) -> Work:
     square = stack * m * n * item
     sources = [math.prod(shapes[origin(v, kernel.nodes).name]) * item for v in kernel.anchor.inputs[:3]]
     if kernel.part == "scores":
-        dims = {"batch": stack, "m": m, "n": n, "k": k, "elements": stack * m * n, "fused": 0}
+        dims = {"batch": stack, "m": m, "n": n, "k": k, "elements": stack * m * n, "fused": 0, "item": item}
         return Work(2 * stack * m * n * k, sources[0] + sources[1], square, dims)
     if kernel.part == "weights":
         dims = {"rows": stack * m, "width": n, "elements": stack * m * n, "fused": 1}
         masks = size_in_bytes(kernel.inputs[1:], shapes)
         return Work(FLOPS["reduce"](dims), square + masks, square, dims)
-    dims = {"batch": stack, "m": m, "n": value[-1], "k": n, "elements": stack * m * value[-1], "fused": 0}
+    dims = {"batch": stack, "m": m, "n": value[-1], "k": n, "elements": stack * m * value[-1], "fused": 0, "item": item}
     return Work(2 * stack * m * n * value[-1], square + sources[2], stack * m * value[-1] * item, dims)
 
 

@@ -11,6 +11,7 @@ ALLOWED = {
     "compiler/ir": {"ir"},
     "compiler/frontend": {"ir", "frontend", "errors", "examples"},
     "compiler/codegen": {"ir", "targets", "codegen", "errors"},
+    "compiler/cross": {"ir", "targets", "codegen", "cross", "errors"},
     "compiler/search": {"ir", "passes", "targets", "search", "errors", "stages"},
     "passes": {"ir", "passes", "errors"},
     "targets": {"ir", "targets", "errors"},

@@ -1,0 +1,120 @@
+"""Libraries for 64-bit ARM: linked here, run in an emulator of a Cortex-A76, their numbers torch's."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from chipfit.api import compile_source
+from chipfit.codegen.check import TOLERANCE
+from chipfit.codegen.library import numpy_weights
+from chipfit.cross.arguments import write_arguments
+from chipfit.cross.compile import cross_compile
+from chipfit.cross.emulator import Emulated
+from chipfit.errors import UserError
+from chipfit.examples import minilm, resnet20, smollm2
+from chipfit.frontend.importer import import_model
+from chipfit.ir.apply import rebatch
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.targets.registry import get_target
+
+ARM = "cortex-a76"
+
+
+def small():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 21, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(21, 5)
+    return nn.Sequential(*layers).eval(), (torch.randn(1, 3, 16, 16),)
+
+
+def first_layer():
+    """SmolLM2 up to its first layer, and the last norm."""
+    torch.manual_seed(0)
+    network, _ = smollm2.model()
+    network.model.layers, network.lm_head = network.model.layers[:1], nn.Identity()
+    return network, (torch.randint(0, 40_000, (1, smollm2.LENGTH)),)
+
+
+def compiled(source, folder):
+    model, inputs = source()
+    graph = folded(import_model(model, inputs))
+    cross_compile(rebatch(graph, 1) if graph.batch else graph, get_target(ARM), folder, inputs)
+    write_arguments(folder, numpy_weights(graph))
+    return model, inputs
+
+
+@pytest.mark.parametrize("source", [small, resnet20.model, minilm.model, first_layer])
+def test_numbers_are_torchs(emulator, source, tmp_path):
+    folder = tmp_path / "library"
+    model, inputs = compiled(source, folder)
+    with torch.no_grad():
+        expected = model(*inputs).numpy()
+    (found,) = Emulated(folder, str(emulator))(*(tensor.numpy() for tensor in inputs))
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_every_file_is_for_the_chip(tmp_path, emulator):
+    compiled(small, tmp_path / "library")
+    machines = {name: (tmp_path / "library" / name).read_bytes()[18] for name in ("library.so", "runner")}
+    assert set(machines.values()) == {183}  # EM_AARCH64 in an ELF header
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder, file: [], "the model takes 1 inputs"),
+        (lambda folder, file: [folder / "none.npy"], "is no .npy file"),
+        (lambda folder, file: [file(np.zeros((1, 3, 16, 15), np.float32))], "doesn't have the shape"),
+        (lambda folder, file: [file(np.zeros((1, 3, 16, 16), np.float64))], "doesn't hold <f4"),
+    ],
+)
+def test_the_runner_says_what_is_wrong(emulator, tmp_path, change, words):
+    folder = tmp_path / "library"
+    compiled(small, folder)
+
+    def file(array):
+        np.save(tmp_path / "x.npy", array)
+        return tmp_path / "x.npy"
+
+    command = [str(emulator), str(folder / "runner"), str(folder), str(tmp_path), "--"]
+    done = subprocess.run([*command, *map(str, change(tmp_path, file))], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert words in done.stderr
+
+
+SOURCE = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    convs = nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()
+    network = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+    return network.eval(), (torch.zeros(1, 3, 16, 16),)
+"""
+
+
+def test_the_main_job_says_what_was_not_run(emulator, tmp_path):
+    (tmp_path / "net.py").write_text(SOURCE)
+    passes = "prune-axes,compensate,distill{steps=4,batch=16}"
+    out = tmp_path / "out"
+    artifact = compile_source(f"{tmp_path / 'net.py'}:model", target=ARM, budget="latency=60%", passes=passes, out=out)
+    record = artifact.manifest
+    assert record["target"] == {"name": ARM, "status": "uncalibrated", "machine": "aarch64"}
+    assert record["baseline"]["latency_ms"] is None
+    assert record["result"]["latency_ms"] is None
+    assert record["certificate"]["limits"]["latency"]["by"] == "predicted, uncalibrated"
+    assert record["certificate"]["latency_ratio"] <= 0.6
+    assert record["max_abs_error"] <= TOLERANCE
+    assert "not run" in (out / "report.md").read_text()
+    assert {"library.so", "runner", "arguments.txt", "arguments.bin"} <= {file["path"] for file in record["files"]}
+    assert json.loads((out / "library.json").read_text())["threads"] == 4
+
+
+def test_a_chip_that_nothing_compiles_for_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="can cost ascend-910b3 but not compile for it yet"):
+        compile_source("resnet20", target="ascend-910b3", budget="latency=60%", out=tmp_path / "out")
