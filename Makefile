@@ -9,7 +9,7 @@ TYPES := build/types/chipfit
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-codegen data venv clean
+.PHONY: help demo test lint bench bench-codegen bench-decode data venv clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -35,6 +35,9 @@ bench: $(VENV)/bench.stamp  ## time our libraries beside torch, ONNX Runtime and
 bench-codegen: $(VENV)/bench.stamp  ## the same for more models on one and on two threads, into docs/benchmarks/codegen.md
 	$(BIN)/python benchmarks/latency.py resnet20 benchmarks/models.py:resnet18 benchmarks/models.py:resnet50 mobilenetv2 \
 		efficientnet_lite0 minilm smollm2 smollm2_decode --threads 1 2 --command "make $@" --out docs/benchmarks/codegen.md
+
+bench-decode: $(VENV)/run.stamp  ## time a decoding step with float32 and int8 weights, into docs/benchmarks/decode.md
+	$(BIN)/python benchmarks/decode.py
 
 data:  ## fetch Fashion-MNIST (Debian's package) into build/data
 	@bash scripts/fashion-mnist.sh

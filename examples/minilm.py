@@ -22,6 +22,7 @@ BATCH = 32  # texts scored at a time
 MASKED = -1e9  # finite: an infinite mask turns into NaN where it meets a zero
 SHORTEST = 40  # characters of a paragraph worth embedding
 LISTED = 3, 60  # words in a list
+HELD_OUT_EVERY = 10  # of the words
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 
@@ -119,10 +120,10 @@ def _words() -> list[str]:
 
 
 def _mixed(paragraphs: Sequence[str], words: Sequence[str], chance: random.Random) -> list[str]:
-    """Each paragraph, then a word, a list of words that have nothing to do with each other, and a word."""
-    single = chance.sample(words, 2 * len(paragraphs))
+    """Each paragraph, then two words, a list of words that have nothing to do with each other, and two words."""
+    single = [chance.sample(words, len(paragraphs)) for _ in range(4)]
     lists = [" ".join(chance.sample(words, chance.randint(*LISTED))) for _ in paragraphs]
-    return list(chain.from_iterable(zip(paragraphs, single[::2], lists, single[1::2], strict=True)))
+    return list(chain.from_iterable(zip(paragraphs, *single[:2], lists, *single[2:], strict=True)))
 
 
 def _examples(texts: Sequence[str]) -> list[tuple[Tensor, ...]]:
@@ -137,7 +138,8 @@ def data() -> Data:
     """
     paragraphs, heldout = (_paragraphs(t) for t in (reference_text.training_text(), reference_text.held_out_text()))
     words, chance = _words(), random.Random(0)
-    train = _mixed(paragraphs, words[::2], chance)
-    heldout = _mixed(heldout, words[1::2], chance)
+    kept_back = set(words[::HELD_OUT_EVERY])
+    train = _mixed(paragraphs, [word for word in words if word not in kept_back], chance)
+    heldout = _mixed(heldout, sorted(kept_back), chance)
     metric = Metric("correlation", unit="", higher_is_better=True, score=correlations)
     return Data(_examples(train), _examples(heldout), metric)
