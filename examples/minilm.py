@@ -120,10 +120,10 @@ def _words() -> list[str]:
 
 
 def _mixed(paragraphs: Sequence[str], words: Sequence[str], chance: random.Random) -> list[str]:
-    """Each paragraph, then two words, a list of words that have nothing to do with each other, and two words."""
-    single = [chance.sample(words, len(paragraphs)) for _ in range(4)]
+    """Each paragraph, then three words, a list of words that have nothing to do with each other, and three words."""
+    single = [chance.sample(words, len(paragraphs)) for _ in range(6)]
     lists = [" ".join(chance.sample(words, chance.randint(*LISTED))) for _ in paragraphs]
-    return list(chain.from_iterable(zip(paragraphs, *single[:2], lists, *single[2:], strict=True)))
+    return list(chain.from_iterable(zip(paragraphs, *single[:3], lists, *single[3:], strict=True)))
 
 
 def _examples(texts: Sequence[str]) -> list[tuple[Tensor, ...]]:

@@ -69,6 +69,22 @@ def called(module: fx.GraphModule, inputs: Inputs) -> tuple[Tensor, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
+def relevant(output: Tensor, last: Tensor) -> Tensor | None:
+    """Where in a batch of texts [batch, positions] the output depends on the last tapped value; None: everywhere.
+
+    It doesn't where a text is padded, and what a student computes there is no matter.
+    """
+    if last.dim() != 3:
+        return None
+    (gradient,) = torch.autograd.grad(output.sum(), last, retain_graph=True, allow_unused=True)
+    rows = None if gradient is None else (gradient != 0).any(-1)
+    return None if rows is None or rows.all() else rows
+
+
+def chosen(tapped: Tensor, rows: Tensor | None) -> Tensor:
+    return tapped if rows is None or tapped.shape[:-1] != rows.shape else tapped[rows]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Losses of a student on batches of inputs; both graphs at that batch.
@@ -127,8 +143,11 @@ class Comparison:
         if not self.taps:
             return loss
         count = len(self.taps)
+        rows = relevant(given[0], given[-1])
         pairs = zip(self.taps, given[-count:], wanted[-count:], strict=True)
-        errors = [relative_error(got, self._as_kept(name, want)) for name, got, want in pairs]
+        errors = [
+            relative_error(chosen(got, rows), chosen(self._as_kept(name, want), rows)) for name, got, want in pairs
+        ]
         return loss + self.hidden * torch.stack(errors).mean()
 
     def heldout_loss(self, examples: Sequence[Inputs]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from zoo import ZOO
 
 from chipfit.errors import UserError
@@ -243,3 +243,29 @@ def test_what_cannot_run_says_why() -> None:
 def test_options_that_cannot_be_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match="distill needs"):
         Distill(**options)  # type: ignore[arg-type]
+
+
+class Padded(nn.Module):
+    """Embeds ids, refines each position by itself and takes the mean of those that the mask keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.wide, self.back = nn.Embedding(20, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.table(ids)
+        x = x + self.back(torch.relu(self.wide(x)))
+        return (x * mask[:, :, None]).sum(1)
+
+
+def test_what_stands_where_a_text_is_padded_costs_nothing():
+    torch.manual_seed(0)
+    mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
+    ids = torch.randint(0, 20, (2, 4))
+    teacher = import_model(Padded().eval(), (ids, mask))
+    student = teacher.with_state({"wide.weight": teacher.state["wide.weight"] * 0.5})
+    comparison = Comparison(teacher, student, Configuration(), teacher, hidden=1.0, temperature=1.0, positions=1.0)
+    assert comparison.taps
+    padded = [(torch.where(mask > 0, ids, filler), mask) for filler in (3, 11)]
+    losses = [comparison.training_loss(inputs, torch.Generator()).item() for inputs in padded]
+    assert losses[0] == losses[1] > 0
