@@ -23,7 +23,7 @@ from chipfit.search.budget import parse_budget, parse_share
 from chipfit.stages import Stages
 from chipfit.targets.registry import HOST, get_target
 
-DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=600}"
+DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=900}"
 
 
 def compile(  # noqa: A001

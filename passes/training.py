@@ -123,8 +123,8 @@ class Training:
     def _planned(self, course: Course) -> Course:
         """With a number of steps as soon as their time is known: what the judgements to come leave of the seconds.
 
-        The first step builds kernels for every shape and can take as long as ten, so the fastest one counts; where the
-        steps turn out slower than that, fewer are planned.
+        The first step builds kernels for every shape and can take as long as ten, so the fastest one counts until there
+        are enough for a mean.
         """
         if self.settings.steps or course.done < TIMED:
             return course
@@ -135,7 +135,7 @@ class Training:
         if course.done < 2 * TIMED:
             return course
         per_step = (course.seconds - course.warm - judged * course.judging) / (course.done - TIMED)
-        return replace(course, planned=min(course.planned, course.done + int(left / max(per_step, course.fastest))))
+        return replace(course, planned=course.done + int(left / max(per_step, course.fastest)))
 
     def _step(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed + self.course.done)

@@ -56,31 +56,34 @@ def test_numbers_are_torchs(emulator, source, tmp_path):
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
-def test_every_file_is_for_the_chip(tmp_path, emulator):
-    compiled(small, tmp_path / "library")
-    machines = {name: (tmp_path / "library" / name).read_bytes()[18] for name in ("library.so", "runner")}
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The small network, compiled and with its arguments."""
+    folder = tmp_path_factory.mktemp("cross") / "library"
+    compiled(small, folder)
+    return folder
+
+
+def test_every_file_is_for_the_chip(library):
+    machines = {name: (library / name).read_bytes()[18] for name in ("library.so", "runner")}
     assert set(machines.values()) == {183}  # EM_AARCH64 in an ELF header
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("inputs", "words"),
     [
-        (lambda folder, file: [], "the model takes 1 inputs"),
-        (lambda folder, file: [folder / "none.npy"], "is no .npy file"),
-        (lambda folder, file: [file(np.zeros((1, 3, 16, 15), np.float32))], "doesn't have the shape"),
-        (lambda folder, file: [file(np.zeros((1, 3, 16, 16), np.float64))], "doesn't hold <f4"),
+        ([], "the model takes 1 inputs"),
+        (["none.npy"], "is no .npy file"),
+        (["narrow.npy"], "doesn't have the shape"),
+        (["double.npy"], "doesn't hold <f4"),
     ],
 )
-def test_the_runner_says_what_is_wrong(emulator, tmp_path, change, words):
-    folder = tmp_path / "library"
-    compiled(small, folder)
-
-    def file(array):
-        np.save(tmp_path / "x.npy", array)
-        return tmp_path / "x.npy"
-
-    command = [str(emulator), str(folder / "runner"), str(folder), str(tmp_path), "--"]
-    done = subprocess.run([*command, *map(str, change(tmp_path, file))], capture_output=True, text=True, check=False)
+def test_the_runner_says_what_is_wrong(emulator, library, tmp_path, inputs, words):
+    np.save(tmp_path / "narrow.npy", np.zeros((1, 3, 16, 15), np.float32))
+    np.save(tmp_path / "double.npy", np.zeros((1, 3, 16, 16), np.float64))
+    files = [str(tmp_path / name) for name in inputs]
+    command = [str(emulator), str(library / "runner"), str(library), str(tmp_path), "--", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: ")
     assert words in done.stderr
