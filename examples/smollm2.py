@@ -97,11 +97,16 @@ def _untrained() -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
+def network(weights: bool) -> LlamaForCausalLM:
+    """As transformers has it; without `weights` on the meta device."""
+    return LlamaForCausalLM.from_pretrained(checkpoint(), dtype=torch.float32) if weights else _untrained()
+
+
 def model(weights: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The network and one example window; without `weights` on the meta device, in a second."""
-    network = LlamaForCausalLM.from_pretrained(checkpoint(), dtype=torch.float32) if weights else _untrained()
-    device = network.lm_head.weight.device
-    return Prefill(network).to(device).eval(), (torch.zeros(1, LENGTH, dtype=torch.int64, device=device),)
+    whole = network(weights)
+    ids = torch.zeros(1, LENGTH, dtype=torch.int64, device=whole.device)
+    return Prefill(whole).to(whole.device).eval(), (ids,)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaModel
+from transformers import LlamaForCausalLM
 
 from chipfit.examples import smollm2
 
@@ -36,9 +36,11 @@ class Decode(nn.Module):
     [1, 1, vocabulary] and the same keys and values with the token's own at its position.
     """
 
-    def __init__(self, network: LlamaModel, head: nn.Linear) -> None:
+    places: Tensor
+
+    def __init__(self, network: LlamaForCausalLM) -> None:
         super().__init__()
-        self.model, self.lm_head = network, head
+        self.model, self.lm_head = network.model, network.lm_head
         self.register_buffer("places", torch.arange(LENGTH), persistent=False)
 
     def forward(self, token: Tensor, position: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
@@ -52,9 +54,10 @@ class Decode(nn.Module):
 
 def model(weights: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The network, a token, its position and an empty cache; without `weights` on the meta device, in a second."""
-    prefill, _ = smollm2.model(weights)
-    device, settings = prefill.lm_head.weight.device, prefill.model.config
-    shape = (1, settings.num_key_value_heads, LENGTH, settings.head_dim)
+    network = smollm2.network(weights)
+    device, settings = network.device, network.config
+    heads, width = settings.num_attention_heads, settings.hidden_size // settings.num_attention_heads
+    shape = (1, settings.num_key_value_heads or heads, LENGTH, width)
     cache = [torch.zeros(shape, device=device) for _ in range(2 * settings.num_hidden_layers)]
     token, position = torch.ones(1, 1, dtype=torch.int64, device=device), torch.tensor([64], device=device)
-    return Decode(prefill.model, prefill.lm_head).to(device).eval(), (token, position, *cache)
+    return Decode(network).to(device).eval(), (token, position, *cache)

@@ -59,8 +59,8 @@ def lower_linear(
     n, k = b.shape if transposed else b.shape[::-1]
     m = math.prod(a.shape) // k
     steps = collected(low, kernel, (m, n), bias, scale)
-    stored = "float32" if scale is None else "int8"
-    spec = MatmulSpec(1, m, n, k, "packed", transposed, stored=stored, epilogue=steps.epilogue)
+    spec = MatmulSpec(1, m, n, k, "packed", transposed, epilogue=steps.epilogue)
+    spec = spec if scale is None else replace(spec, stored="int8")
     tile = matmul_tile(low.cpu, m, n, k)
     packing = spec.arguments(tile)[1].packing
     weight = low.weight(b, packing, round_up(n, tile.lanes) * k)
