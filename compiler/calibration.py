@@ -46,7 +46,7 @@ RUNS = 5  # in one round, of each probe as a whole and again kernel by kernel
 
 def calibrated(target: Target, progress: Progress = silent) -> Target:
     """The host with its measured coefficients, calibrated now if it never was; any other target as it is."""
-    if target.name != "host":
+    if not target.is_host:
         return target
     known = recalled(target)
     if known.status == "uncalibrated":
@@ -58,7 +58,7 @@ def calibrated(target: Target, progress: Progress = silent) -> Target:
 def recalled(target: Target) -> Target:
     """The host with its measured coefficients if it has been calibrated before; else, and any other, as it is."""
     path = delta_path()
-    if target.name != "host" or not path.is_file():
+    if not target.is_host or not path.is_file():
         return target
     delta = read_profile(path, read_folder(FOLDERS)[0])
     return target.with_profile(target.profile.with_figures(delta.figures))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from chipfit.codegen.library import compile_graph, fixed_values
+from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
 from chipfit.codegen.runtime import Library
 from chipfit.cross.compile import cross_compile
 from chipfit.frontend.data import Data
@@ -136,7 +136,7 @@ class Job:
         whole = with_factors(self.teacher, self.factored, configuration.widths)
         return self.compared(apply(whole, configuration)).ratio * self.baseline_ms
 
-    @property
+    @cached_property
     def measured(self) -> Pair | None:
         """The result beside the uncompressed model, None for a chip that is not here."""
         return self.compared(self.result) if self.target.is_host else None
@@ -173,8 +173,7 @@ class Job:
         return rebatch(ready, self.batch) if ready.batch else ready
 
     def caller(self, library: Done, graph: Graph) -> Callable[[], object]:
-        weights = {name: tensor.numpy() for name, tensor in folded(graph).state.items()}
-        loaded = Library.load(library.folder / "library", weights)
+        loaded = Library.load(library.folder / "library", numpy_weights(folded(graph)))
         inputs = [tensor.numpy() for tensor in self.inputs]
         return lambda: loaded(*inputs)
 

@@ -17,7 +17,7 @@ from chipfit.codegen import lower_images, lower_matmuls, lower_rows
 from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor, Weight
 from chipfit.codegen.spec import Image, KernelSpec, PackImageSpec, Packing, Shape, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
-from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, outside
+from chipfit.ir.fusion import VIEWS, Kernel, dequantization, kernel_of, kernels, outside
 from chipfit.ir.graph import Graph, Node, TensorType, Value
 from chipfit.targets.tiles import CpuShape, Tile, lanes
 
@@ -80,7 +80,7 @@ class Lowering:
 
     def lower_generated(self, kernel: Kernel) -> None:
         mask = kernel.inputs[1:] if kernel.part == "weights" else ()
-        stored = [node.inputs[0] for node in kernel.nodes if kernel.kind == "matmul" and node.kind == "to"]
+        stored = [cast.inputs[0] for cast in dequantization(self.entry, kernel.anchor)[:1]]
         values = (value for value in (*kernel.inputs, kernel.output) if value not in (*mask, *stored))
         if kernel.kind not in RULES or any(value.type.dtype != torch.float32 for value in values):
             raise Unsupported(f"{kernel.kind} of other than float32")

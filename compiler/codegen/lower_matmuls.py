@@ -10,7 +10,7 @@ from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import MatmulSpec, Operand, SoftmaxSpec, View, round_up
 from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported, strided
-from chipfit.ir.fusion import Kernel
+from chipfit.ir.fusion import Kernel, dequantization
 from chipfit.ir.graph import Node, Value
 from chipfit.targets.tiles import matmul_tile
 
@@ -31,10 +31,9 @@ def lower(low: Lowering, kernel: Kernel) -> None:
 def lower_product(low: Lowering, kernel: Kernel) -> None:
     anchor = kernel.anchor
     a, b, bias = factors(anchor)
-    scaled = {node.outputs[0]: node.inputs for node in kernel.nodes if node.kind == "mul"}
-    casts = {node.outputs[0]: node.inputs[0] for node in kernel.nodes if node.kind == "to"}
-    if b in scaled and scaled[b][0] in casts:
-        lower_linear(low, kernel, a, casts[scaled[b][0]], bias, scaled[b][1])
+    if stored := dequantization(low.entry, anchor):
+        cast, product = stored
+        lower_linear(low, kernel, a, cast.inputs[0], bias, product.inputs[-1])
     elif low.is_fixed(b) and len(b.shape) == 2:
         lower_linear(low, kernel, a, b, bias)
     else:

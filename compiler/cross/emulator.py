@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chipfit.codegen.runtime import Array
-from chipfit.cross.arguments import PLAN
+from chipfit.codegen.runtime import Array, read_record
 from chipfit.cross.toolchain import RUNNER
 
 VARIABLE = "CHIPFIT_EMULATOR"  # a program that runs the program of another machine that its arguments are
@@ -34,14 +33,11 @@ class Emulated:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"The library's runner failed: {done.stderr.strip()}")
-            return tuple(np.load(Path(place, f"{index}.npy")) for index in range(outputs(self.folder)))
+            count = len(read_record(self.folder)["outputs"])
+            return tuple(np.load(Path(place, f"{index}.npy")) for index in range(count))
 
 
 def emulated(folder: Path) -> Emulated | None:
     """The library in `folder`, None where no emulator is set up."""
     emulator = os.environ.get(VARIABLE)
     return Emulated(folder, emulator) if emulator else None
-
-
-def outputs(folder: Path) -> int:
-    return sum(line.startswith("output ") for line in (folder / PLAN).read_text().splitlines())
