@@ -185,11 +185,11 @@ def hidden(package: str) -> Iterator[None]:
 
 
 def start_threads(count: int) -> None:
-    """Sizes TVM's thread pool, one for the process, with no thread bound to a core.
+    """Lets TVM's thread pool, one for the process, use `count` threads, with none bound to a core.
 
-    TVM would bind the caller too, and with it whatever threads torch starts later: all of them on one core. Unless told
-    otherwise before its pool starts, it takes half of the cores for hyper-threads and never uses them.
+    TVM would bind the caller too, and with it whatever threads torch starts later: all of them on one core. The pool
+    never grows once it has started, so it starts with a thread for each processor; those not used sleep.
     """
-    os.environ |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(count)}
+    os.environ |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(max(count, os.cpu_count() or 1))}
     configure: Callable[[int, int], None] = ffi().get_global_func("runtime.config_threadpool")
     configure(-1, count)
