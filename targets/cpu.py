@@ -104,7 +104,7 @@ def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
     dims = work.dims
     moved = work.bytes_read + work.bytes_written
     if kernel.kind == "matmul":  # its rows come from a cache and are used often: the other factor is what streams
-        moved = dims["item"] * dims["batch"] * dims["n"] * dims["k"]
+        moved = dims["streamed"]
     found = {"launch_time": 1.0, f"{kernel.kind}_byte_time": moved / cpu.threads}
     if kernel.kind in CYCLES:
         found[f"{kernel.kind}_cycle_time"] = CYCLES[kernel.kind](tuple(sorted(dims.items())), cpu)

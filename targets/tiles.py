@@ -53,6 +53,8 @@ class Tile:
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
 _LATENCY = 4  # cycles until a multiply-add's result can be added to again
 _MAX_VECTORS = 8
+_INT4_VECTORS = 4  # words, sums of the group and sums of all take a register each
+_BITS = {"float32": 32, "int8": 8, "int4": 4}
 _RESIDENT = 0.6  # the part of the second-level cache that weights may fill and still stay there
 _BROADCAST_BITS = 256  # from this width on, a multiply-add can take its scalar from memory (AVX2, AVX-512)
 _STREAMING_ROWS = 256  # with more rows than this a panel is used so long that its fetch is hidden anyway
@@ -82,7 +84,7 @@ def step_cycles(chip: CpuShape, rows: int, vectors: int) -> float:
 
 def candidates(chip: CpuShape, most_rows: int, most_vectors: int) -> Iterator[tuple[int, int]]:
     """All (rows, vectors) that fit in the registers and are no larger than told."""
-    for vectors in range(1, min(_MAX_VECTORS, most_vectors) + 1):
+    for vectors in range(1, most_vectors + 1):
         for rows in range(1, most_rows + 1):
             if fits(chip, rows, vectors):
                 yield rows, vectors
@@ -115,10 +117,11 @@ class _Grid:
     groups: int
     stack: int
     resident: bool
+    most_vectors: int
 
     def choose(self) -> tuple[Order, int, int]:
         """The order, rows and vectors that take the busiest thread the fewest cycles."""
-        tiles = list(candidates(self.chip, self.height * self.width, self.vectors))
+        tiles = list(candidates(self.chip, self.height * self.width, min(self.vectors, self.most_vectors)))
         orders: tuple[Order, Order] = ("columns", "rows")
         return min(((order, *tile) for order in orders for tile in tiles), key=self._cycles)
 
@@ -137,9 +140,10 @@ class _Grid:
         return sum(cycles) * self.batch * self.groups * self.stack
 
 
-def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1) -> Tile:
-    """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B."""
-    return _tile(chip, (1, m, 1), n, n * k * 4, stack=batch)
+def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: str = "float32") -> Tile:
+    """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B, whose numbers are `stored` so."""
+    most = _INT4_VECTORS if stored == "int4" and m == 1 else _MAX_VECTORS
+    return _tile(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
 
 
 def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:
@@ -148,11 +152,17 @@ def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r:
 
 
 def _tile(
-    chip: CpuShape, pixels: tuple[int, int, int], columns: int, weight_bytes: int, groups: int = 1, stack: int = 1
+    chip: CpuShape,
+    pixels: tuple[int, int, int],
+    columns: int,
+    weight_bytes: int,
+    groups: int = 1,
+    stack: int = 1,
+    most_vectors: int = _MAX_VECTORS,
 ) -> Tile:
     width = lanes(chip)
     resident = weight_bytes <= chip.l2_bytes * _RESIDENT
-    order, mr, nv = _Grid(chip, *pixels, -(-columns // width), groups, stack, resident).choose()
+    order, mr, nv = _Grid(chip, *pixels, -(-columns // width), groups, stack, resident, most_vectors).choose()
     prefetch = order == "columns" and 1 < math.prod(pixels) <= _STREAMING_ROWS and not resident
     return Tile(width, mr, nv * width, order, chip.threads, prefetch)
 

@@ -63,10 +63,10 @@ def host() -> Any:
 
 
 def prepare(argument: Any, value: Any) -> Any:
-    array = np.asarray(value, np.float32)
+    array = np.asarray(value) if argument.role == "weight" else np.asarray(value, np.float32)
     if argument.packing:
         array = pack(argument.packing.kind, argument.packing.params, array)
-        assert array.shape == argument.shape
+        assert (array.shape, array.dtype) == (argument.shape, argument.dtype)
     return tvm.runtime.tensor(np.ascontiguousarray(array))
 
 

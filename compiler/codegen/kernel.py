@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import DataType
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import PrimFunc, Select
 from tvm.tirx import op as tirx_op
@@ -17,6 +18,9 @@ from chipfit.codegen.spec import Argument, Shape
 
 Expr = Any  # a TVM expression or a Python number; TVM's operators accept both and carry no types
 Buffer = Any
+
+LINE = 64  # bytes of a cache line
+AHEAD = 4096  # bytes
 
 
 def function(
@@ -148,6 +152,16 @@ class Simd:
         intrinsic = T.llvm_lookup_intrinsic_id("llvm.prefetch")
         read, locality, data = T.int32(0), T.int32(2), T.int32(1)
         T.evaluate(T.call_llvm_intrin("void", intrinsic, T.address_of(buffer[offset]), read, locality, data))
+
+    def prefetch_ahead(self, buffer: Buffer, offset: Expr, count: int) -> None:
+        """Ask for `count` elements as far behind `offset` as covers the latency of a stream that is read once.
+
+        Without it streams of int8 reached half the bandwidth of streams of float32, and with it all of it, at any
+        distance from 4 to 16 KiB (Sapphire Rapids, matrices of 1 MiB from the third-level cache).
+        """
+        item = DataType(buffer.dtype).bits // 8
+        for line in range(0, count * item, LINE):
+            self.prefetch(buffer, offset + (AHEAD + line) // item)
 
     def _whole(self, valid: Expr | None) -> bool:
         return valid is None or (isinstance(valid, int) and valid >= self.lanes)

@@ -15,10 +15,11 @@ import torch
 
 from chipfit.codegen import lower_images, lower_matmuls, lower_rows
 from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor, Weight
-from chipfit.codegen.spec import Image, KernelSpec, PackImageSpec, Packing, Shape, UnpackImageSpec
+from chipfit.codegen.spec import Argument, Image, KernelSpec, PackImageSpec, Shape, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
-from chipfit.ir.fusion import VIEWS, Kernel, dequantization, kernel_of, kernels, outside
+from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, outside
 from chipfit.ir.graph import Graph, Node, TensorType, Value
+from chipfit.ir.stored import stored_weight
 from chipfit.targets.tiles import CpuShape, Tile, lanes
 
 Rule = Callable[["Lowering", Kernel], None]
@@ -80,7 +81,8 @@ class Lowering:
 
     def lower_generated(self, kernel: Kernel) -> None:
         mask = kernel.inputs[1:] if kernel.part == "weights" else ()
-        stored = [cast.inputs[0] for cast in dequantization(self.entry, kernel.anchor)[:1]]
+        found = stored_weight(self.entry, kernel.anchor)
+        stored = (found.numbers, found.scales) if found else ()
         values = (value for value in (*kernel.inputs, kernel.output) if value not in (*mask, *stored))
         if kernel.kind not in RULES or any(value.type.dtype != torch.float32 for value in values):
             raise Unsupported(f"{kernel.kind} of other than float32")
@@ -111,16 +113,16 @@ class Lowering:
         """Whether a value is a parameter or a constant."""
         return value.name in self.graph.parameters or value.name in self.constants
 
-    def weight(self, value: Value, packing: Packing | None = None, size: int | None = None) -> Tensor:
-        """The library's argument that holds a fixed value, packed if told."""
-        name = value.name
-        if packing:
+    def weight(self, value: Value, argument: Argument | None = None) -> Tensor:
+        """The library's argument that holds a fixed value, packed as a kernel's argument wants it if told."""
+        if argument is None or argument.packing is None:
+            stored, packing = tensor_of(value), None
+        else:
+            packing = argument.packing
             details = (f"{key}{int(setting)}" for key, setting in sorted(packing.params.items()))
             name = ".".join((value.name, packing.kind, *details))
-        if name not in self.weights:
-            shape = value.shape if size is None else (size,)
-            self.weights[name] = Weight(Tensor(name, shape, dtype_name(value)), value.name, packing)
-        return self.weights[name].tensor
+            stored = Tensor(name, argument.shape, argument.dtype)
+        return self.weights.setdefault(stored.name, Weight(stored, value.name, packing)).tensor
 
     def dense(self, value: Value, views: Sequence[Node] = ()) -> Tensor:
         """A value as PyTorch lays it out; `views` are nodes that a kernel took in, run here if the value needs them."""

@@ -138,7 +138,7 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
         spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue)
         tile = conv_tile(low.cpu, batch, height, width, source.channels, channels, r, s, shape.groups)
     packed = spec.arguments(tile)[1]
-    weight = low.weight(shape.weight, packed.packing, math.prod(packed.shape))
+    weight = low.weight(shape.weight, packed)
     low.emit_image(kernel.output, spec, tile, [tensor, weight, *operands(low, steps)], target)
 
 

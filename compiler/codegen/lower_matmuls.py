@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import MatmulSpec, Operand, SoftmaxSpec, View, round_up
+from chipfit.codegen.spec import MatmulSpec, Operand, SoftmaxSpec, View
 from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported, strided
-from chipfit.ir.fusion import Kernel, dequantization
+from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
+from chipfit.ir.stored import Stored, stored_weight
 from chipfit.targets.tiles import matmul_tile
 
 if TYPE_CHECKING:
@@ -31,9 +33,8 @@ def lower(low: Lowering, kernel: Kernel) -> None:
 def lower_product(low: Lowering, kernel: Kernel) -> None:
     anchor = kernel.anchor
     a, b, bias = factors(anchor)
-    if stored := dequantization(low.entry, anchor):
-        cast, product = stored
-        lower_linear(low, kernel, a, cast.inputs[0], bias, product.inputs[-1])
+    if stored := stored_weight(low.entry, anchor):
+        lower_stored(low, kernel, a, stored, bias)
     elif low.is_fixed(b) and len(b.shape) == 2:
         lower_linear(low, kernel, a, b, bias)
     else:
@@ -50,20 +51,31 @@ def factors(node: Node) -> tuple[Value, Value, Value | None]:
     return values[0], values[1], values[2] if len(values) > 2 else None
 
 
-def lower_linear(
-    low: Lowering, kernel: Kernel, a: Value, b: Value, bias: Value | None, scale: Value | None = None
-) -> None:
-    """With a `scale` for each output, b holds int8."""
+def lower_linear(low: Lowering, kernel: Kernel, a: Value, b: Value, bias: Value | None) -> None:
     transposed = kernel.anchor.kind == "linear"
     n, k = b.shape if transposed else b.shape[::-1]
     m = math.prod(a.shape) // k
-    steps = collected(low, kernel, (m, n), bias, scale)
+    steps = collected(low, kernel, (m, n), bias)
     spec = MatmulSpec(1, m, n, k, "packed", transposed, epilogue=steps.epilogue)
-    spec = spec if scale is None else replace(spec, stored="int8")
-    tile = matmul_tile(low.cpu, m, n, k)
-    packing = spec.arguments(tile)[1].packing
-    weight = low.weight(b, packing, round_up(n, tile.lanes) * k)
-    low.emit_dense(kernel.output, spec, tile, [low.dense(a, kernel.nodes), weight, *operands(low, steps)])
+    emit_packed(low, kernel, spec, a, [b], steps)
+
+
+def lower_stored(low: Lowering, kernel: Kernel, a: Value, b: Stored, bias: Value | None) -> None:
+    """A linear layer with a weight in few bits."""
+    (n, k), m = b.matrix.shape, math.prod(a.shape[:-1])
+    in_epilogue = b.format == "int8"
+    steps = collected(low, kernel, (m, n), bias, b.scales if in_epilogue else None)
+    spec = MatmulSpec(1, m, n, k, "packed", stored=b.format, epilogue=steps.epilogue)
+    emit_packed(low, kernel, spec, a, [b.numbers] if in_epilogue else [b.numbers, b.scales], steps)
+
+
+def emit_packed(
+    low: Lowering, kernel: Kernel, spec: MatmulSpec, a: Value, weights: Sequence[Value], steps: Steps
+) -> None:
+    tile = matmul_tile(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored)
+    arguments = (argument for argument in spec.arguments(tile) if argument.role == "weight")
+    packed = [low.weight(value, argument) for value, argument in zip(weights, arguments, strict=True)]
+    low.emit_dense(kernel.output, spec, tile, [low.dense(a, kernel.nodes), *packed, *operands(low, steps)])
 
 
 def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:

@@ -10,6 +10,7 @@ from tvm.tirx.script import builder as T
 
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
+from chipfit.codegen.nibbles import Nibbles
 from chipfit.codegen.register import Multiply, Output, RegisterTile
 from chipfit.codegen.spec import MatmulSpec, Shape, View, round_up
 from chipfit.codegen.transpose import Matrix, transpose_matrix
@@ -25,8 +26,10 @@ def build_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape
 
     def body(a: Buffer, b: Buffer, *rest: Buffer) -> None:
         simd = Simd(tile.lanes)
+        scales, rest = (rest[0], rest[1:]) if spec.stored == "int4" else (None, rest)
         finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
-        _Matmul(spec, tile, simd, a, b, rest[-1], finish).emit()
+        nibbles = Nibbles(simd, spec.k, b, scales) if spec.stored == "int4" else None
+        _Matmul(spec, tile, simd, a, b, rest[-1], finish, nibbles).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -47,10 +50,11 @@ class _Matmul:
     b: Buffer
     c: Buffer
     finish: Finish
+    nibbles: Nibbles | None
 
     def emit(self) -> None:
         spec, tile = self.spec, self.tile
-        if tile.order == "rows" and not self._transposes:
+        if tile.order == "rows" and not self._fills_panels:
             with jobs(spec.batch, -(-spec.m // tile.mr)) as (z, t):
                 split(spec.m, tile.mr, t, lambda rows: self._row_block(z, t * tile.mr, rows))
         else:
@@ -67,6 +71,11 @@ class _Matmul:
     def _transposes(self) -> bool:
         return self.spec.weight == "activation" and self._b_strides[1] != 1
 
+    @property
+    def _fills_panels(self) -> bool:
+        """Whether a panel of B is brought into shape in scratch before its tiles are computed."""
+        return self._transposes or (self.nibbles is not None and self.spec.m > 1)
+
     def _row_block(self, z: Expr, start: Expr, rows: int) -> None:
         def panel(n: Expr, columns: int) -> None:
             self._tile(z, start, rows, n, columns, self._columns(z, n, columns))
@@ -74,7 +83,7 @@ class _Matmul:
         pieces(self.spec.n, self.tile.nr, panel)
 
     def _column_block(self, z: Expr, n: Expr, columns: int) -> None:
-        vectors = self._packed_columns(z, n, columns) if self._transposes else self._columns(z, n, columns)
+        vectors = self._filled_panel(z, n, columns) if self._fills_panels else self._columns(z, n, columns)
         pieces(self.spec.m, self.tile.mr, lambda m, rows: self._tile(z, m, rows, n, columns, vectors))
 
     def _columns(self, z: Expr, n: Expr, columns: int) -> Columns:
@@ -88,26 +97,35 @@ class _Matmul:
             self.simd.load(self.b, start + k * row + j, min(lanes, columns - j)) for j in range(0, width, lanes)
         ]
 
-    def _packed_columns(self, z: Expr, n: Expr, columns: int) -> Columns:
-        """The vectors of a B whose rows are dense along k: this panel is transposed into scratch first."""
+    def _filled_panel(self, z: Expr, n: Expr, columns: int) -> Columns:
+        """The vectors of B at column `n` from scratch: a panel of int4 as numbers, or of rows along k transposed."""
+        lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
+        panel = T.alloc_buffer((self.spec.k * width,), "float32", scope="global", layout=None)
+        if self.nibbles:
+            self.nibbles.fill(panel, n, width)
+        else:
+            self._transpose(panel, z, n, columns)
+        return lambda k: [self.simd.load(panel, k * width + j) for j in range(0, width, lanes)]
+
+    def _transpose(self, panel: Buffer, z: Expr, n: Expr, columns: int) -> None:
         along_k, along_n = self._b_strides
         if along_k != 1:
             raise ValueError("An activation B needs one dense dimension.")
-        lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
-        panel = T.alloc_buffer((self.spec.k * width,), "float32", scope="global", layout=None)
         start = _base(self.spec.b_layout(), z // self.spec.share) + n * along_n
-        source, target = Matrix(self.b, start, along_n), Matrix(panel, 0, width)
+        source, target = Matrix(self.b, start, along_n), Matrix(panel, 0, round_up(columns, self.simd.lanes))
         transpose_matrix(self.simd, source, target, (columns, self.spec.k), padded=True)
-        return lambda k: [self.simd.load(panel, k * width + j) for j in range(0, width, lanes)]
 
     def _tile(self, z: Expr, m: Expr, rows: int, n: Expr, columns: int, vectors: Columns) -> None:
         view = self.spec.a_layout()
         start = _base(view, z) + m * view.row
 
         def reduce(multiply: Multiply) -> None:
+            if self.nibbles and not self._fills_panels:
+                self.nibbles.multiply(multiply, self.a, Layout(start, (view.column,)), n, columns)
+                return
             with T.serial(0, self.spec.k) as k:
                 values = vectors(k)
-                self._prefetch(m, n, k)
+                self._prefetch(m, n, k, columns)
                 multiply([self.a[start + i * view.row + k * view.column] for i in range(rows)], values)
 
         output = Output(self.c, self._c_layout(z), self.finish)
@@ -119,9 +137,13 @@ class _Matmul:
         view = self.spec.c_layout()
         return Layout(_base(view, z), (0, view.row, 1))
 
-    def _prefetch(self, m: Expr, n: Expr, k: Expr) -> None:
+    def _prefetch(self, m: Expr, n: Expr, k: Expr, columns: int) -> None:
         """Fetch the next panel of weights while this one is used, spread evenly over the row tiles."""
-        if self.tile.prefetch and self.spec.weight == "packed":
-            tiles, panel = -(-self.spec.m // self.tile.mr), self.spec.k * self.tile.nr
-            within = (m // self.tile.mr * self.spec.k + k) * self.tile.nr // tiles
-            self.simd.prefetch(self.b, n * self.spec.k + panel + within)
+        spec, tile = self.spec, self.tile
+        if spec.stored == "int8" and spec.m <= tile.mr:
+            width = round_up(columns, tile.lanes)
+            self.simd.prefetch_ahead(self.b, n * spec.k + k * width, width)
+        elif tile.prefetch and spec.weight == "packed" and spec.stored == "float32":
+            tiles, panel = -(-spec.m // tile.mr), spec.k * tile.nr
+            within = (m // tile.mr * spec.k + k) * tile.nr // tiles
+            self.simd.prefetch(self.b, n * spec.k + panel + within)

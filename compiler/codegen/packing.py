@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]  # float32, or int8 in a matrix
+Array = npt.NDArray[Any]
 
 
 def pack(kind: str, params: Mapping[str, int | bool], weight: Array) -> Array:
@@ -16,13 +16,24 @@ def pack(kind: str, params: Mapping[str, int | bool], weight: Array) -> Array:
 
     kinds and params are those of `spec.Packing`.
     """
-    return {"panels": _matrix, "conv": _conv, "depthwise": _depthwise}[kind](params, weight)
+    return {"panels": _matrix, "nibbles": _nibbles, "conv": _conv, "depthwise": _depthwise}[kind](params, weight)
 
 
 def _matrix(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(n, k) if `transposed` else (k, n) -> panels."""
     matrix = weight.reshape(-1, weight.shape[-1])
     return panels(matrix.T if params["transposed"] else matrix, params["lanes"], params["nr"])
+
+
+def _nibbles(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """Bytes of `ir.stored`'s int4, (n, groups * group / 2), -> panels of int32. Lane j of word w holds column j's
+    numbers 8 w to 8 w + 7, the first in its lowest bits; the last word is filled up with zeros."""
+    group, k = params["group"], params["k"]
+    pairs = weight.reshape(len(weight), -1, group // 2)
+    numbers = np.concatenate([pairs & 15, pairs >> 4], -1).reshape(len(weight), -1)[:, :k]
+    numbers = np.pad(numbers, ((0, 0), (0, -k % 8))).reshape(len(weight), -1, 8)
+    words = (numbers.astype(np.uint32) << np.arange(0, 32, 4, dtype=np.uint32)).sum(-1, dtype=np.uint32)
+    return panels(words.T, params["lanes"], params["nr"]).view(np.int32)
 
 
 def _conv(params: Mapping[str, int | bool], weight: Array) -> Array:

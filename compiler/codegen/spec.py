@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from chipfit.ir.stored import GROUP, Format, groups
 from chipfit.targets.tiles import Tile
 
 Shape = tuple[int, ...]
+WORD = 8  # int4 in an int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Epilogue:
 class Packing:
     """How the runtime lays out a parameter, done once at load time by `packing.pack`. Plain data, JSON-able.
 
-    kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
+    kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `nibbles` (int4 matrix; `lanes`, `nr`, `k`, `group`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
     `groups`), `depthwise` (C, 1, R, S; `lanes`).
     """
 
@@ -155,8 +157,8 @@ class MatmulSpec:
     """C[b] = A[b] @ B[b // share] for b < batch, then the epilogue. A is (batch, m, k), C is (batch, m, n).
 
     weight: `packed`: B is one parameter for all b (share = batch is implied), stored as PyTorch has it, (n, k) if
-    `transposed` as in aten.linear, else (k, n), and packed by the runtime; its numbers are of type `stored`, and an
-    int8's scale is the epilogue's matter. `activation`: B is a tensor of
+    `transposed` as in aten.linear, else (k, n), and packed by the runtime. Its numbers are `stored` so: an int8's scale
+    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`). `activation`: B is a tensor of
     (batch / share, k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T. Views override the dense layouts;
     the B view is indexed by b // share.
     """
@@ -168,7 +170,7 @@ class MatmulSpec:
     weight: Literal["packed", "activation"] = "packed"
     transposed: bool = True
     share: int = 1
-    stored: Literal["float32", "int8"] = "float32"
+    stored: Literal["float32"] | Format = "float32"
     epilogue: Epilogue = Epilogue()
     a_view: View | None = None
     b_view: View | None = None
@@ -185,13 +187,20 @@ class MatmulSpec:
         return self.c_view or dense(self.batch, self.m, self.n)
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
-        if self.weight == "packed":
-            packing = Packing("panels", {"lanes": tile.lanes, "nr": tile.nr, "transposed": self.transposed})
-            b = Argument("weight", (round_up(self.n, tile.lanes) * self.k,), packing, self.stored)
-        else:
-            b = Argument("activation", self.b_layout().shape)
         a, c = Argument("activation", self.a_layout().shape), Argument("output", self.c_layout().shape)
-        return (a, b, *_operands(self.epilogue.operands), c)
+        return (a, *self._factor(tile), *_operands(self.epilogue.operands), c)
+
+    def _factor(self, tile: Tile) -> tuple[Argument, ...]:
+        """B, and its scales where they are a weight of their own."""
+        if self.weight == "activation":
+            return (Argument("activation", self.b_layout().shape),)
+        columns, shape = round_up(self.n, tile.lanes), {"lanes": tile.lanes, "nr": tile.nr}
+        panels = Packing("panels", {**shape, "transposed": self.transposed})
+        if self.stored != "int4":
+            return (Argument("weight", (columns * self.k,), panels, self.stored),)
+        nibbles = Packing("nibbles", {**shape, "k": self.k, "group": GROUP})
+        words = Argument("weight", (columns * -(-self.k // WORD),), nibbles, "int32")
+        return (words, Argument("weight", (columns * groups(self.k),), panels, "float16"))
 
 
 @dataclass(frozen=True)

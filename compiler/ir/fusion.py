@@ -16,6 +16,7 @@ import torch
 
 from chipfit.ir.emit import resolve
 from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
+from chipfit.ir.stored import stored_weight
 
 MATMULS = frozenset({"linear", "matmul", "mm", "bmm", "addmm"})
 CONVS = frozenset({"conv2d", "convolution"})
@@ -83,14 +84,9 @@ def folded(entry: EntryPoint) -> tuple[Node, ...]:
 
 
 def dequantization(entry: EntryPoint, node: Node) -> tuple[Node, ...]:
-    """The cast and the product with scales through which a linear layer alone reads an int8 weight."""
-    weight = entry.producers.get(node.inputs[1].name) if node.kind == "linear" else None
-    cast = entry.producers.get(weight.inputs[0].name) if weight and weight.kind == "mul" else None
-    if not weight or not cast or cast.kind != "to" or cast.inputs[0].type.dtype != torch.int8:
-        return ()
-    given = {value.name for value in entry.inputs} | set(entry.producers)
-    stored = given.isdisjoint(value.name for value in (cast.inputs[0], weight.inputs[-1]))
-    return (cast, weight) if stored and all(len(entry.consumers[one.name]) == 1 for one in (cast, weight)) else ()
+    """The nodes through which a linear layer alone reads a weight that is kept in few bits."""
+    stored = stored_weight(entry, node)
+    return stored.nodes if stored else ()
 
 
 @cache

@@ -21,8 +21,7 @@ FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
-    `dims` of a matmul: batch, m, n, k, and item, the bytes of a number of its second factor. Of a conv, depthwise or
-    pool: batch, ho, wo, ic, oc, r, s, stride, groups. Of a reduce: rows, width. Of a pointwise or move: elements.
+    `dims` of a matmul: batch, m, n, k, and streamed, the bytes of its second factor. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups. Of a reduce: rows, width. Of a pointwise or move: elements.
     `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
     """
 
@@ -48,17 +47,24 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(counted(kernel)) - 1}
     read = read_bytes(kernel, shapes)
     if kernel.kind == "matmul":
-        dims["item"] = stored_bytes(kernel)
+        dims["streamed"] = streamed_bytes(kernel, shapes) or dims["batch"] * dims["n"] * dims["k"] * item_size(kernel)
     if all(node.kind in FREE for node in kernel.nodes):
         return Work(0, 0, 0, dims)
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
     return Work(flops, read, size_in_bytes(kernel.outputs, shapes), dims)
 
 
-def stored_bytes(kernel: Kernel) -> int:
-    """Bytes of each number of a matmul's second factor where it lies."""
-    casts = [node.inputs[0] for node in kernel.nodes if node.kind == "to"]
-    return (casts or kernel.anchor.inputs[1:])[0].type.dtype.itemsize
+def streamed_bytes(kernel: Kernel, shapes: Shapes) -> int:
+    """Of a second factor that is kept in few bits, with its scales; else 0."""
+    producers = {node.name for node in kernel.nodes}
+    before = kernel.nodes[: kernel.nodes.index(kernel.anchor)]
+    if not any(node.kind == "to" for node in before):
+        return 0
+    return size_in_bytes({v for node in before for v in node.inputs if v.name not in producers}, shapes)
+
+
+def item_size(kernel: Kernel) -> int:
+    return kernel.anchor.outputs[0].type.dtype.itemsize
 
 
 def read_bytes(kernel: Kernel, shapes: Shapes) -> int:
@@ -73,18 +79,21 @@ def attention_work(kernel: Kernel, shapes: Shapes) -> Work:
     """Of one part of an attention; key and value heads that queries share are read once."""
     query, key, value = (shapes[value.name] for value in kernel.anchor.inputs[:3])
     stack, m, n, k = math.prod(query[:-2]), query[-2], key[-2], query[-1]
-    item = kernel.anchor.outputs[0].type.dtype.itemsize
+    item = item_size(kernel)
     square = stack * m * n * item
     sources = [math.prod(shapes[origin(v, kernel.nodes).name]) * item for v in kernel.anchor.inputs[:3]]
     if kernel.part == "scores":
-        dims = {"batch": stack, "m": m, "n": n, "k": k, "elements": stack * m * n, "fused": 0, "item": item}
+        dims = {"batch": stack, "m": m, "n": n, "k": k, "elements": stack * m * n, "fused": 0}
+        dims["streamed"] = stack * n * k * item
         return Work(2 * stack * m * n * k, sources[0] + sources[1], square, dims)
     if kernel.part == "weights":
         dims = {"rows": stack * m, "width": n, "elements": stack * m * n, "fused": 1}
         masks = size_in_bytes(kernel.inputs[1:], shapes)
         return Work(FLOPS["reduce"](dims), square + masks, square, dims)
-    dims = {"batch": stack, "m": m, "n": value[-1], "k": n, "elements": stack * m * value[-1], "fused": 0, "item": item}
-    return Work(2 * stack * m * n * value[-1], square + sources[2], stack * m * value[-1] * item, dims)
+    mixed = stack * m * value[-1]
+    dims = {"batch": stack, "m": m, "n": value[-1], "k": n, "elements": mixed, "fused": 0}
+    dims["streamed"] = stack * n * value[-1] * item
+    return Work(2 * mixed * n, square + sources[2], mixed * item, dims)
 
 
 def size_in_bytes(values: Iterable[Value], shapes: Shapes) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_runner import LANES, TILE, run_kernel
 
 from chipfit.codegen.matmul import build_matmul
 from chipfit.codegen.spec import Epilogue, MatmulSpec, Operand, Step, View
+from chipfit.passes.quantize import int4
 from chipfit.targets.tiles import Tile
 
 RANDOM = np.random.default_rng(0)
@@ -102,3 +104,20 @@ def test_strided_output_is_refused() -> None:
     spec = MatmulSpec(1, 4, 4, 4, c_view=View((4, 4), row=1, column=4))
     with pytest.raises(ValueError, match="strided output"):
         build_matmul(spec, TILE, "main")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 100), st.integers(1, 3), st.sampled_from([4, 8, 16]))
+def test_weights_of_four_bits(m: int, n: int, k: int, vectors: int, lanes: int) -> None:
+    a = random(1, m, k)
+    numbers, scales = int4(torch.from_numpy(random(n, k)))
+    spec = MatmulSpec(1, m, n, k, stored="int4", epilogue=Epilogue((Step("relu"),)))
+    tile = Tile(lanes, 2, vectors * lanes, "columns", 2)
+    c = run_kernel(build_matmul, spec, a, numbers.numpy(), scales.numpy(), tile=tile)
+    np.testing.assert_allclose(c, np.maximum(a @ whole(numbers, scales, k).T, 0), rtol=1e-4, atol=1e-4)
+
+
+def whole(numbers: torch.Tensor, scales: torch.Tensor, k: int) -> np.ndarray:
+    pairs = numbers.reshape(len(numbers), -1, 16)
+    centred = torch.cat([pairs % 16, pairs // 16], -1).float() - 8
+    return (centred * scales.float()[..., None]).reshape(len(numbers), -1)[:, :k].numpy()
