@@ -16,7 +16,7 @@ from chipfit.ir.memo import per_graph
 from chipfit.ir.shapes import Shapes, replacements, what_if
 
 Interval = tuple[float, float]
-MULTIPLYING = ("matmul", "conv", "depthwise")  # kinds of kernels around one node
+MULTIPLYING = ("matmul", "attention", "conv", "depthwise")  # kinds of kernels around one node
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def full_plan(graph: Graph) -> tuple[tuple[Kernel, tuple[str, ...]], ...]:
 
 def core(kernel: Kernel) -> str:
     """The name of the node that multiplies, or of the kernel where nothing does or several do."""
-    return kernel.anchor.name if kernel.kind in MULTIPLYING and not kernel.part else kernel.name
+    return kernel.anchor.name if kernel.kind in MULTIPLYING else kernel.name
 
 
 def _values(kernel: Kernel) -> tuple[str, ...]:

@@ -18,13 +18,21 @@ import numpy as np
 
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.profile import Profile
-from chipfit.targets.tiles import Tile, conv_tile, depthwise_tile, lanes, matmul_tile, pixel_block, step_cycles
+from chipfit.targets.tiles import (
+    STORE_STEPS,
+    Tile,
+    attention_cycles,
+    attention_tile,
+    conv_tile,
+    depthwise_tile,
+    lanes,
+    matmul_tile,
+    pixel_block,
+    step_cycles,
+)
 
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
 OVERLAP = 3.0
-
-# Starting and storing a matmul's tile takes as long as this many steps along k; seen where k is 12 to 128 (attention).
-STORE_STEPS = 8
 
 PARTS = ("launch", "compute", "memory")
 # Terms that belong to no kernel: a call of the library, a byte of its inputs, and what timing one kernel adds to it.
@@ -103,12 +111,13 @@ def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
         return {}
     dims = work.dims
     moved = work.bytes_read + work.bytes_written
-    if kernel.kind == "matmul":  # its rows come from a cache and are used often: the other factor is what streams
+    if kernel.kind in ("matmul", "attention"):  # its rows come from a cache and are used often: the other factor is what streams
         moved = dims["streamed"]
-    found = {"launch_time": 1.0, f"{kernel.kind}_byte_time": moved / cpu.threads}
+    term = "matmul" if kernel.kind == "attention" else kernel.kind
+    found = {"launch_time": 1.0, f"{term}_byte_time": moved / cpu.threads}
     if kernel.kind in CYCLES:
-        found[f"{kernel.kind}_cycle_time"] = CYCLES[kernel.kind](tuple(sorted(dims.items())), cpu)
-    functions = sum(node.kind in FUNCTIONS for node in kernel.nodes) if kernel.part in ("", "weights") else 0
+        found[f"{term}_cycle_time"] = CYCLES[kernel.kind](tuple(sorted(dims.items())), cpu)
+    functions = sum(node.kind in FUNCTIONS for node in kernel.nodes)
     if functions:
         found["function_cycle_time"] = functions * math.ceil(dims["elements"] / lanes(cpu)) / cpu.threads
     return found
@@ -125,6 +134,15 @@ def _matmul_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
     tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"])
     return (d["k"] + STORE_STEPS) * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
+
+
+@lru_cache(maxsize=65536)
+def _attention_cycles(dims: Dims, cpu: Cpu) -> float:
+    """Of both products, by the rows of one job and the jobs of the busiest thread."""
+    d = dict(dims)
+    sizes = [d[name] for name in ("batch", "share", "m", "n", "k", "width")]
+    tile = attention_tile(cpu, *sizes)
+    return attention_cycles(cpu, (tile.mr, tile.nr // tile.lanes), tile.block, *sizes, causal=bool(d["causal"]))
 
 
 @lru_cache(maxsize=65536)
@@ -179,5 +197,5 @@ def _window_cycles(dims: Dims, cpu: Cpu) -> float:
 
 
 CYCLES: Mapping[str, Callable[[Dims, Cpu], float]] = MappingProxyType(
-    {"matmul": _matmul_cycles, "conv": _conv_cycles, "depthwise": _depthwise_cycles, "pool": _window_cycles}
+    {"matmul": _matmul_cycles, "attention": _attention_cycles, "conv": _conv_cycles, "depthwise": _depthwise_cycles, "pool": _window_cycles}
 )

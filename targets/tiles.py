@@ -48,11 +48,15 @@ class Tile:
     order: Order
     threads: int
     prefetch: bool = False
+    block: int = 0  # of an attention: rows in one job
 
 
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
 _LATENCY = 4  # cycles until a multiply-add's result can be added to again
 _MAX_VECTORS = 8
+# Starting and storing a matmul's tile takes as long as this many steps along k; seen where k is 12 to 128 (attention).
+STORE_STEPS = 8
+_TRANSPOSE_CYCLES = 4  # of a vector of keys, a shuffle for each of the rounds of interleaving, with its load and store
 _INT4_VECTORS = 4  # words, sums of the group and sums of all take a register each
 _BITS = {"float32": 32, "int8": 8, "int4": 4}
 _RESIDENT = 0.6  # the part of the second-level cache that weights may fill and still stay there
@@ -144,6 +148,49 @@ def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: 
     """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B, whose numbers are `stored` so."""
     most = _INT4_VECTORS if stored == "int4" and m == 1 else _MAX_VECTORS
     return _tile(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
+
+
+def attention_tile(chip: CpuShape, stack: int, share: int, m: int, n: int, k: int, width: int) -> Tile:
+    """The tile and the rows of a job for attention of `stack` heads, `share` of which use one head of K (n, k)."""
+    most = min(_MAX_VECTORS, -(-max(n, width) // lanes(chip)))
+    blocks = sorted({-(-m // count) for count in range(1, min(m, 4 * chip.threads) + 1)})
+    choices = itertools.product(candidates(chip, m, most), blocks)
+    tile, block = min(choices, key=lambda c: attention_cycles(chip, *c, stack, share, m, n, k, width))
+    return Tile(lanes(chip), tile[0], tile[1] * lanes(chip), "rows", chip.threads, block=block)
+
+
+def attention_cycles(
+    chip: CpuShape,
+    tile: tuple[int, int],
+    block: int,
+    *sizes: int,
+    causal: bool = False,
+) -> float:
+    """Cycles of the busiest thread in both products and in turning K, at tiles of (rows, vectors).
+
+    sizes: stack, share, m, n, k and width. A causal attention leaves out the columns that no row of a job sees.
+    """
+    stack, share, m, n, k, width = sizes
+    vectors = lanes(chip)
+    starts = range(0, m, block)
+    jobs = [
+        _job_cycles(chip, tile, share, min(block, m - start), min(n, start + block) if causal else n, k, width, vectors)
+        for start in starts
+    ] * (stack // share)
+    return sum(jobs[: -(-len(jobs) // chip.threads)])
+
+
+def _job_cycles(
+    chip: CpuShape, tile: tuple[int, int], share: int, rows: int, n: int, k: int, width: int, vector: int
+) -> float:
+    def product(columns: int, depth: int) -> float:
+        steps = (
+            a * b * step_cycles(chip, y, v)
+            for (a, y), (b, v) in itertools.product(_parts(rows, tile[0]), _parts(-(-columns // vector), tile[1]))
+        )
+        return (depth + STORE_STEPS) * sum(steps) * share
+
+    return product(n, k) + product(width, n) + -(-n // vector) * k * _TRANSPOSE_CYCLES
 
 
 def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:

@@ -10,6 +10,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from chipfit.codegen.attention import build_attention
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
 from chipfit.codegen.images import build_pack_image, build_unpack_image
@@ -20,6 +21,7 @@ from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor
 from chipfit.codegen.rows import build_norm, build_softmax
 from chipfit.codegen.schedule import OURS, schedule_stock
 from chipfit.codegen.spec import (
+    AttentionSpec,
     ConvSpec,
     DepthwiseSpec,
     GlobalPoolSpec,
@@ -38,6 +40,7 @@ Link = Callable[..., None]  # (output, objects)
 OPAQUE = 8  # relax's OpPatternKind: never fused with its neighbours
 BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
     {
+        AttentionSpec: build_attention,
         ConvSpec: build_conv,
         DepthwiseSpec: build_depthwise,
         GlobalPoolSpec: build_global_pool,

@@ -13,11 +13,11 @@ from types import MappingProxyType
 
 import torch
 
-from chipfit.codegen import lower_images, lower_matmuls, lower_rows
+from chipfit.codegen import lower_attention, lower_images, lower_matmuls, lower_rows
 from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor, Weight
 from chipfit.codegen.spec import Argument, Image, KernelSpec, PackImageSpec, Shape, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
-from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, outside
+from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, masks, outside
 from chipfit.ir.graph import Graph, Node, TensorType, Value
 from chipfit.ir.stored import stored_weight
 from chipfit.targets.tiles import CpuShape, Tile, lanes
@@ -25,6 +25,7 @@ from chipfit.targets.tiles import CpuShape, Tile, lanes
 Rule = Callable[["Lowering", Kernel], None]
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
+        "attention": lower_attention.lower,
         "matmul": lower_matmuls.lower,
         "conv": lower_images.lower_conv,
         "depthwise": lower_images.lower_conv,
@@ -80,10 +81,9 @@ class Lowering:
                 self.stock(kernel.nodes, kernel.outputs)
 
     def lower_generated(self, kernel: Kernel) -> None:
-        mask = kernel.inputs[1:] if kernel.part == "weights" else ()
         found = stored_weight(self.entry, kernel.anchor)
-        stored = (found.numbers, found.scales) if found else ()
-        values = (value for value in (*kernel.inputs, kernel.output) if value not in (*mask, *stored))
+        stored = (found.numbers, found.scales) if found else masks(kernel)
+        values = (value for value in (*kernel.inputs, kernel.output) if value not in stored)
         if kernel.kind not in RULES or any(value.type.dtype != torch.float32 for value in values):
             raise Unsupported(f"{kernel.kind} of other than float32")
         RULES[kernel.kind](self, kernel)
@@ -154,13 +154,6 @@ class Lowering:
                 self.emit_image(value, PackImageSpec(image), self.plain_tile, [dense], image)
         return self.images[value.name]
 
-    def causal_mask(self, rows: int, columns: int) -> Tensor:
-        """Minus infinity above the diagonal, as a constant."""
-        name = f"causal.{rows}.{columns}"
-        upper = torch.ones(rows, columns, dtype=torch.bool).triu(1)
-        self.constants.setdefault(name, torch.zeros(rows, columns).masked_fill(upper, -math.inf))
-        return self.weight(Value(name, TensorType((rows, columns), torch.float32)))
-
     def additive_mask(self, mask: Value, kernel: Kernel) -> Tensor:
         """A mask as numbers to add to the scores; a boolean one, true where attended, as its logarithm."""
         producers = {node.name: node for node in kernel.nodes}
@@ -198,7 +191,7 @@ def apart(kernel: Kernel) -> tuple[Kernel, ...]:
     """A kernel with an epilogue as two: up to the anchor, and the rest. Empty if there is nothing to cut off."""
     after = kernel.nodes.index(kernel.anchor) + 1
     head, tail = kernel.nodes[:after], kernel.nodes[after:]
-    if kernel.part or not tail or kernel.kind in ("pointwise", "move") or kernel.anchor.kind == "mean":
+    if not tail or kernel.kind in ("attention", "pointwise", "move") or kernel.anchor.kind == "mean":
         return ()
     return kernel_of(kernel.kind, kernel.anchor, head), kernel_of("pointwise", tail[-1], tail)
 

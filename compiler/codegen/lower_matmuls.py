@@ -1,4 +1,4 @@
-"""Linear layers, products of activations and attention as specs of the matmul kernel."""
+"""Linear layers and products of activations as specs of the matmul kernel."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import MatmulSpec, Operand, SoftmaxSpec, View
-from chipfit.codegen.steps import Steps, bound
+from chipfit.codegen.spec import MatmulSpec, Operand, View
+from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported, strided
 from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
@@ -21,16 +21,7 @@ if TYPE_CHECKING:
 
 
 def lower(low: Lowering, kernel: Kernel) -> None:
-    """One matmul or one part of an attention. Raises Unsupported."""
-    if kernel.part == "scores":
-        lower_scores(low, kernel)
-    elif kernel.part == "values":
-        lower_values(low, kernel)
-    else:
-        lower_product(low, kernel)
-
-
-def lower_product(low: Lowering, kernel: Kernel) -> None:
+    """Raises Unsupported."""
     anchor = kernel.anchor
     a, b, bias = factors(anchor)
     if stored := stored_weight(low.entry, anchor):
@@ -106,56 +97,6 @@ def matrices(low: Lowering, kernel: Kernel, value: Value, shares: bool = True) -
     except Unsupported:
         pass  # it has to be copied into place
     return strided(value, ()).matrices(), low.dense(value, kernel.nodes), 1
-
-
-def lower_scores(low: Lowering, kernel: Kernel) -> None:
-    """Q K^T, with the heads of K that several heads of Q share read where they are."""
-    query, key = kernel.anchor.inputs[:2]
-    a_view, a_tensor, _ = matrices(low, kernel, query, shares=False)
-    b_view, b_tensor, share = shared_heads(low, kernel, key)
-    stack, m, k, n = math.prod(query.shape[:-2]), query.shape[-2], query.shape[-1], key.shape[-2]
-    spec = MatmulSpec(stack, m, n, k, "activation", True, share, a_view=a_view, b_view=b_view)
-    low.emit_dense(kernel.output, spec, matmul_tile(low.cpu, m, n, k, stack), [a_tensor, b_tensor])
-
-
-def lower_values(low: Lowering, kernel: Kernel) -> None:
-    """The weighted sum of V, written with the heads side by side where the graph merges them next."""
-    scores, value = kernel.inputs[0], kernel.anchor.inputs[2]
-    b_view, b_tensor, share = shared_heads(low, kernel, value)
-    stack, (m, k), n = math.prod(scores.shape[:-2]), scores.shape[-2:], value.shape[-1]
-    heads = scores.shape[1]
-    c_view = None
-    if kernel.output.name != kernel.anchor.name:
-        c_view = View(kernel.output.shape, heads * n, n, heads, m * heads * n)
-    spec = MatmulSpec(stack, m, n, k, "activation", False, share, b_view=b_view, c_view=c_view)
-    tile = matmul_tile(low.cpu, m, n, k, stack)
-    low.emit_dense(kernel.output, spec, tile, [low.dense(scores), b_tensor])
-
-
-def shared_heads(low: Lowering, kernel: Kernel, value: Value) -> tuple[View, Tensor, int]:
-    """Keys or values (batch, heads, rows, width) and how many query heads in a row use each of their heads."""
-    grouped = kernel.anchor.inputs[0].shape[1] // value.shape[1]
-    view, tensor, share = matrices(low, kernel, value)
-    if view.column != 1:
-        view, tensor, share = strided(value, ()).matrices(), low.dense(value, kernel.nodes), 1
-    return view, tensor, grouped * share
-
-
-def lower_weights(low: Lowering, kernel: Kernel) -> None:
-    """softmax(scale * scores + mask)."""
-    anchor, scores = kernel.anchor, kernel.inputs[0]
-    given = bound(anchor)
-    mask, causal, scale = given["attn_mask"], given["is_causal"], given["scale"]
-    if given["dropout_p"] or (mask is not None and not isinstance(mask, Value)):
-        raise Unsupported("attention with dropout")
-    factor = 1 / math.sqrt(anchor.inputs[0].shape[-1]) if scale is None else float(scale)  # type: ignore[arg-type]
-    tensors = [low.dense(scores)]
-    shape = None
-    if causal or mask is not None:
-        table = low.additive_mask(mask, kernel) if mask is not None else low.causal_mask(*scores.shape[-2:])
-        tensors.append(table)
-        shape = table.shape
-    low.emit_dense(kernel.output, SoftmaxSpec(scores.shape, factor, shape), low.plain_tile, tensors)
 
 
 def collected(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from chipfit.codegen import lower_images, lower_matmuls
+from chipfit.codegen import lower_images
 from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, Shape, SoftmaxSpec
 from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def lower_reduce(low: Lowering, kernel: Kernel) -> None:
     node = kernel.anchor
-    if kernel.part:
-        lower_matmuls.lower_weights(low, kernel)
-    elif lower_images.pools_globally(node) and len(kernel.nodes) == 1:
+    if lower_images.pools_globally(node) and len(kernel.nodes) == 1:
         lower_images.lower_global_pool(low, kernel, "avg" if node.kind == "mean" else "max")
     elif node.kind in ("softmax", "log_softmax"):
         lower_softmax(low, kernel)

@@ -12,7 +12,7 @@ from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.nibbles import Nibbles
 from chipfit.codegen.register import Multiply, Output, RegisterTile
-from chipfit.codegen.spec import MatmulSpec, Shape, View, round_up
+from chipfit.codegen.spec import MatmulSpec, Shape, round_up
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.targets.tiles import Tile
 
@@ -32,11 +32,6 @@ def build_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape
         _Matmul(spec, tile, simd, a, b, rest[-1], finish, nibbles).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
-
-
-def _base(view: View, b: Expr) -> Expr:
-    """The offset of matrix `b`."""
-    return b // view.heads * view.batch + (b % view.heads * view.head if view.heads > 1 else 0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class _Matmul:
         if self.spec.weight == "packed":
             start = n * self.spec.k
             return lambda k: [self.simd.load_as_float(self.b, start + k * width + j) for j in range(0, width, lanes)]
-        start, row = _base(self.spec.b_layout(), z // self.spec.share) + n, self._b_strides[0]
+        start, row = self.spec.b_layout().start(z // self.spec.share) + n, self._b_strides[0]
         return lambda k: [
             self.simd.load(self.b, start + k * row + j, min(lanes, columns - j)) for j in range(0, width, lanes)
         ]
@@ -111,13 +106,13 @@ class _Matmul:
         along_k, along_n = self._b_strides
         if along_k != 1:
             raise ValueError("An activation B needs one dense dimension.")
-        start = _base(self.spec.b_layout(), z // self.spec.share) + n * along_n
+        start = self.spec.b_layout().start(z // self.spec.share) + n * along_n
         source, target = Matrix(self.b, start, along_n), Matrix(panel, 0, round_up(columns, self.simd.lanes))
         transpose_matrix(self.simd, source, target, (columns, self.spec.k), padded=True)
 
     def _tile(self, z: Expr, m: Expr, rows: int, n: Expr, columns: int, vectors: Columns) -> None:
         view = self.spec.a_layout()
-        start = _base(view, z) + m * view.row
+        start = view.start(z) + m * view.row
 
         def reduce(multiply: Multiply) -> None:
             if self.nibbles and not self._fills_panels:
@@ -135,7 +130,7 @@ class _Matmul:
     def _c_layout(self, z: Expr) -> Layout:
         """C's layout within matrix z, whose own offset holds what the head and batch strides add."""
         view = self.spec.c_layout()
-        return Layout(_base(view, z), (0, view.row, 1))
+        return Layout(view.start(z), (0, view.row, 1))
 
     def _prefetch(self, m: Expr, n: Expr, k: Expr, columns: int) -> None:
         """Fetch the next panel of weights while this one is used, spread evenly over the row tiles."""

@@ -78,7 +78,7 @@ def build_softmax(spec: SoftmaxSpec, tile: Tile, name: str, shapes: Sequence[Sha
     def body(x: Buffer, *rest: Buffer) -> None:
         with jobs(*spec.shape[:-1], parallel=math.prod(spec.shape) >= _PARALLEL) as at:
             start, scores = layout.at((*at, 0)), _scores(spec, simd, x, rest, at)
-            _softmax_row(Row(simd, spec.shape[-1]), spec.log, scores, rest[-1], start)
+            softmax_row(Row(simd, spec.shape[-1]), spec.log, scores, rest[-1], start)
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -99,7 +99,8 @@ def _scores(spec: SoftmaxSpec, simd: Simd, x: Buffer, rest: Sequence[Buffer], at
     return score
 
 
-def _softmax_row(row: Row, logarithm: bool, score: Value, y: Buffer, start: Expr) -> None:
+def softmax_row(row: Row, logarithm: bool, score: Value, y: Buffer, start: Expr) -> None:
+    """Writes the softmax, or its logarithm, of the scores along a row to `y` from `start` on."""
     simd, most = row.simd, row.maximum(score)
 
     def exponential(i: Expr, valid: int) -> Expr:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from chipfit.ir.stored import GROUP, Format, groups
 from chipfit.targets.tiles import Tile
@@ -150,6 +150,10 @@ class View:
     heads: int = 1
     batch: int = 0
     column: int = 1
+
+    def start(self, b: Any) -> Any:
+        """The offset of matrix `b`, a number or a TVM expression."""
+        return b // self.heads * self.batch + (b % self.heads * self.head if self.heads > 1 else 0)
 
 
 @dataclass(frozen=True)
@@ -324,6 +328,35 @@ class SoftmaxSpec:
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
         mask = () if self.mask is None else (Argument("operand", self.mask),)
         return (Argument("activation", self.shape), *mask, Argument("output", self.shape))
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """softmax(scale Q K^T + mask) V for each of `batch * heads` heads: Q (m, k), K (n, k), V (n, width).
+
+    `share` heads of Q in a row use one head of K and V. The mask's shape broadcasts to (batch, heads, m, n); in a
+    causal attention row i sees the columns up to i. A row that sees nothing gives zeros.
+    """
+
+    batch: int
+    heads: int
+    m: int
+    n: int
+    k: int
+    width: int
+    scale: float
+    q_view: View
+    k_view: View
+    v_view: View
+    c_view: View
+    share: int = 1
+    mask: Shape | None = None
+    causal: bool = False
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        mask = () if self.mask is None else (Argument("operand", self.mask),)
+        factors = (Argument("activation", view.shape) for view in (self.q_view, self.k_view, self.v_view))
+        return (*factors, *mask, Argument("output", self.c_view.shape))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ MOVES |= {"embedding", "index", "index_select", "gather", "narrow", "tile", "mov
 MOVES |= {"split_with_sizes", "pixel_shuffle", "channel_shuffle"}
 UNTAGGED = frozenset({"to", "__and__", "__or__", "__xor__"})  # pointwise ops that ATen does not tag
 ATTENTION = "scaled_dot_product_attention"
-ATTENTION_PARTS = ("scores", "weights", "values")
 
 # What a generated kernel can do to each element before it stores it.
 EPILOGUE = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "relu", "relu6", "hardtanh", "clamp", "silu"})
@@ -39,18 +38,13 @@ EPILOGUE |= {"gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel: `nodes` in topological order, what they read from outside, and what others read of them.
+    """One kernel: `nodes` in topological order, what they read from outside, and what others read of them."""
 
-    An attention is three kernels over the same nodes, told apart by `part`, one of `ATTENTION_PARTS`; the values
-    between them are named after the attention and the part, as in `attention.scores`.
-    """
-
-    kind: str  # matmul, conv, depthwise, pool, reduce, pointwise, move or opaque
+    kind: str  # matmul, attention, conv, depthwise, pool, reduce, pointwise, move or opaque
     anchor: Node
     nodes: tuple[Node, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    part: str = ""
 
     @property
     def output(self) -> Value:
@@ -96,8 +90,10 @@ def tags(op: str) -> frozenset[str]:
 
 def kind_of(node: Node) -> str:
     """The kind of kernel that a node needs, taken alone."""
-    if node.kind in MATMULS or node.kind == ATTENTION:
+    if node.kind in MATMULS:
         return "matmul"
+    if node.kind == ATTENTION:
+        return "attention"
     if node.kind in CONVS:
         return conv_kind(node.inputs[0].shape, node.inputs[1].shape)
     if node.kind in POOLS:
@@ -136,7 +132,7 @@ class Planner:
         for node in reversed(self.nodes):
             if node.name not in self.owner:
                 self.join_or_start(node)
-        return tuple(kernel for anchor in self.ordered_anchors() for kernel in self.built(anchor))
+        return tuple(self.built(anchor) for anchor in self.ordered_anchors())
 
     def claim(self, anchor: str, nodes: Iterable[Node]) -> None:
         for node in nodes:
@@ -253,15 +249,12 @@ class Planner:
     def ordered_anchors(self) -> Sequence[str]:
         return sorted(self.group, key=lambda anchor: max(self.position[node.name] for node in self.group[anchor]))
 
-    def built(self, name: str) -> Iterator[Kernel]:
+    def built(self, name: str) -> Kernel:
         nodes = tuple(sorted(self.group[name], key=lambda node: self.position[node.name]))
         anchor = next(node for node in nodes if node.name == name)
-        if anchor.kind == ATTENTION:
-            yield from attention_kernels(anchor, nodes)
-            return
         members = {kind_of(node) for node in nodes}
         mixed = kind_of(anchor) == "move" and "pointwise" in members
-        yield kernel_of("pointwise" if mixed else kind_of(anchor), anchor, nodes)
+        return kernel_of("pointwise" if mixed else kind_of(anchor), anchor, nodes)
 
 
 def kernel_of(kind: str, anchor: Node, nodes: tuple[Node, ...]) -> Kernel:
@@ -275,16 +268,12 @@ def outside(nodes: Sequence[Node]) -> tuple[Value, ...]:
     return tuple(dict.fromkeys(value for node in nodes for value in node.inputs if value.name not in made))
 
 
-def attention_kernels(anchor: Node, nodes: tuple[Node, ...]) -> Iterator[Kernel]:
-    """softmax(scale * Q K^T + mask) V as a matmul, a softmax and a matmul."""
-    query, key = anchor.inputs[0], anchor.inputs[1]
-    square = TensorType((*query.shape[:-1], key.shape[-2]), query.type.dtype)
-    scores, weights = (Value(f"{anchor.name}.{part}", square) for part in ATTENTION_PARTS[:2])
-    roots = [origin(value, nodes) for value in anchor.inputs]
-    masks = tuple(value for value in outside(nodes) if value not in roots[:3])
-    yield Kernel("matmul", anchor, nodes, (roots[0], roots[1]), (scores,), "scores")
-    yield Kernel("reduce", anchor, nodes, (scores, *masks), (weights,), "weights")
-    yield Kernel("matmul", anchor, nodes, (weights, roots[2]), nodes[-1].outputs, "values")
+def masks(kernel: Kernel) -> tuple[Value, ...]:
+    """What an attention reads besides queries, keys and values."""
+    if kernel.kind != "attention":
+        return ()
+    roots = [origin(value, kernel.nodes) for value in kernel.anchor.inputs[:3]]
+    return tuple(value for value in kernel.inputs if value not in roots)
 
 
 def origin(value: Value, nodes: Iterable[Node]) -> Value:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, origin
+from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, masks, origin
 from chipfit.ir.graph import Arg, Node, Value
+from chipfit.ir.ops.signature import arguments
 
 __all__ = ["Kernel", "Work", "at", "folded", "kernels", "work"]
 
@@ -21,7 +22,8 @@ FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
-    `dims` of a matmul: batch, m, n, k, and streamed, the bytes of its second factor. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups. Of a reduce: rows, width. Of a pointwise or move: elements.
+    `dims` of a matmul: batch, m, n, k, and streamed, the bytes of its second factor. Of an attention: batch, counting
+    heads, share, m, n, k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups. Of a reduce: rows, width. Of a pointwise or move: elements.
     `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
     """
 
@@ -41,13 +43,13 @@ def at(kernel: Kernel, shapes: Shapes) -> Kernel:
 
 def work(kernel: Kernel, shapes: Shapes) -> Work:
     """The kernel's work if its values have `shapes` (of parameters too)."""
-    if kernel.part:
+    if kernel.kind == "attention":
         return attention_work(kernel, shapes)
     elements = sum(math.prod(shapes[value.name]) for value in kernel.outputs)
     dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(counted(kernel)) - 1}
     read = read_bytes(kernel, shapes)
     if kernel.kind == "matmul":
-        dims["streamed"] = streamed_bytes(kernel, shapes) or dims["batch"] * dims["n"] * dims["k"] * item_size(kernel)
+        dims["streamed"] = streamed_bytes(kernel, shapes)
     if all(node.kind in FREE for node in kernel.nodes):
         return Work(0, 0, 0, dims)
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
@@ -55,16 +57,13 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
 
 
 def streamed_bytes(kernel: Kernel, shapes: Shapes) -> int:
-    """Of a second factor that is kept in few bits, with its scales; else 0."""
-    producers = {node.name for node in kernel.nodes}
-    before = kernel.nodes[: kernel.nodes.index(kernel.anchor)]
-    if not any(node.kind == "to" for node in before):
-        return 0
-    return size_in_bytes({v for node in before for v in node.inputs if v.name not in producers}, shapes)
-
-
-def item_size(kernel: Kernel) -> int:
-    return kernel.anchor.outputs[0].type.dtype.itemsize
+    """Of a product's second factor, or of what it is kept as in few bits, with its scales."""
+    anchor, producers = kernel.anchor, {node.name for node in kernel.nodes}
+    before = kernel.nodes[: kernel.nodes.index(anchor)]
+    if any(node.kind == "to" for node in before):
+        return size_in_bytes({v for node in before for v in node.inputs if v.name not in producers}, shapes)
+    dims = matmul_dims(anchor, shapes)
+    return dims["batch"] * dims["n"] * dims["k"] * anchor.outputs[0].type.dtype.itemsize
 
 
 def read_bytes(kernel: Kernel, shapes: Shapes) -> int:
@@ -76,24 +75,20 @@ def read_bytes(kernel: Kernel, shapes: Shapes) -> int:
 
 
 def attention_work(kernel: Kernel, shapes: Shapes) -> Work:
-    """Of one part of an attention; key and value heads that queries share are read once."""
+    """Two products and a softmax; key and value heads that queries share are read once, scores stay in caches."""
     query, key, value = (shapes[value.name] for value in kernel.anchor.inputs[:3])
-    stack, m, n, k = math.prod(query[:-2]), query[-2], key[-2], query[-1]
-    item = item_size(kernel)
-    square = stack * m * n * item
-    sources = [math.prod(shapes[origin(v, kernel.nodes).name]) * item for v in kernel.anchor.inputs[:3]]
-    if kernel.part == "scores":
-        dims = {"batch": stack, "m": m, "n": n, "k": k, "elements": stack * m * n, "fused": 0}
-        dims["streamed"] = stack * n * k * item
-        return Work(2 * stack * m * n * k, sources[0] + sources[1], square, dims)
-    if kernel.part == "weights":
-        dims = {"rows": stack * m, "width": n, "elements": stack * m * n, "fused": 1}
-        masks = size_in_bytes(kernel.inputs[1:], shapes)
-        return Work(FLOPS["reduce"](dims), square + masks, square, dims)
-    mixed = stack * m * value[-1]
-    dims = {"batch": stack, "m": m, "n": value[-1], "k": n, "elements": mixed, "fused": 0}
-    dims["streamed"] = stack * n * value[-1] * item
-    return Work(2 * mixed * n, square + sources[2], mixed * item, dims)
+    stack, m, n, k, width = math.prod(query[:-2]), query[-2], key[-2], query[-1], value[-1]
+    item = kernel.anchor.outputs[0].type.dtype.itemsize
+    roots = [origin(v, kernel.nodes) for v in kernel.anchor.inputs[:3]]
+    shared = sum(math.prod(shapes[root.name]) for root in roots[1:]) * item
+    own = math.prod(shapes[roots[0].name]) * item
+    causal = bool(arguments(kernel.anchor)["is_causal"])
+    share = stack * n * (k + width) * item // shared
+    dims = {"batch": stack, "share": share, "m": m, "n": n, "k": k, "width": width, "causal": int(causal)}
+    dims |= {"elements": stack * m * n, "fused": 1, "streamed": shared}
+    flops = 2 * stack * m * n * (k + width) + FLOPS["reduce"]({"rows": stack * m, "width": n})
+    read = own + shared + size_in_bytes(masks(kernel), shapes)
+    return Work(flops, read, stack * m * width * item, dims)
 
 
 def size_in_bytes(values: Iterable[Value], shapes: Shapes) -> int:

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from chipfit.codegen.vector import POINTWISE
 from chipfit.frontend.importer import import_model
-from chipfit.ir.fusion import ATTENTION_PARTS, EPILOGUE, folded
+from chipfit.ir.fusion import EPILOGUE, folded
 from chipfit.ir.graph import EntryPoint
 from chipfit.ir.kernels import Kernel, kernels, work
 from chipfit.passes.fold_batch_norm import FoldBatchNorm
@@ -42,7 +42,7 @@ def signature(kernel: Kernel) -> str:
 def test_every_node_that_depends_on_an_input_is_in_one_kernel(name: str) -> None:
     entry = zoo.imported(name).forward
     plan = kernels(entry)
-    counted = Counter(node.name for kernel in plan if kernel.part in ("", "scores") for node in kernel.nodes)
+    counted = Counter(node.name for kernel in plan for node in kernel.nodes)
     fixed = {node.name for node in folded(entry)}
     assert counted == Counter(node.name for node in entry.nodes if node.name not in fixed)
 
@@ -64,7 +64,7 @@ def test_a_llama_layer_is_its_matmuls_with_everything_around_them_taken_in() -> 
     norm = "reduce:pow+mean+add+rsqrt+mul+mul"
     attention = "scaled_dot_product_attention"
     layer = [norm, "matmul:linear", "matmul:linear", "matmul:linear", rope, rope]
-    layer += [f"matmul:{attention}", f"reduce:{attention}", f"matmul:{attention}", "matmul:linear+add"]
+    layer += [f"attention:{attention}", "matmul:linear+add"]
     layer += [norm, "matmul:linear", "matmul:linear+silu+mul", "matmul:linear+add"]
     assert Counter(plan) == Counter(["move:embedding", *3 * layer, norm, "matmul:linear"])
 
@@ -90,7 +90,7 @@ def test_an_attention_takes_in_the_merging_of_its_heads(after: Function, taken_i
     """Heads, rows and width are equal, so shapes alone don't tell."""
     model = Lambda(lambda x: after(scaled_dot_product_attention(x, x, x)) + 1)
     graph = import_model(model, (torch.randn(2, 4, 4, 4),))
-    attention = next(kernel for kernel in kernels(graph.forward) if kernel.part)
+    attention = next(kernel for kernel in kernels(graph.forward) if kernel.kind == "attention")
     assert [node.kind for node in attention.nodes][1:] == taken_in
 
 
@@ -110,13 +110,14 @@ def test_generated_kernels_can_do_every_op_that_the_plan_fuses() -> None:
 def test_work_of_attention_is_two_products_and_a_softmax() -> None:
     entry = zoo.imported("llama").forward
     shapes = shapes_of(entry)
-    parts = {kernel.part: work(kernel, shapes) for kernel in kernels(entry) if kernel.part}
-    assert set(parts) == set(ATTENTION_PARTS)
-    node = next(node for node in entry.nodes if node.kind == "scaled_dot_product_attention")
-    batch, heads, rows, width = node.inputs[0].shape
-    assert parts["scores"].flops == parts["values"].flops == 2 * batch * heads * rows * rows * width
-    key = 4 * batch * rows * width * heads // 2  # two query heads share one key head, which is read once
-    assert parts["scores"].bytes_read == 4 * batch * heads * rows * width + key
+    attention = next(kernel for kernel in kernels(entry) if kernel.kind == "attention")
+    found = work(attention, shapes)
+    batch, heads, rows, width = attention.anchor.inputs[0].shape
+    assert found.flops == batch * heads * rows * rows * (4 * width + 5)
+    query = 4 * batch * heads * rows * width
+    mask = 4 * rows * rows
+    assert found.bytes_read == 2 * query + mask  # two query heads share one head of keys and of values
+    assert found.bytes_written == query
 
 
 def test_work_follows_the_shapes_that_it_is_asked_about() -> None:
