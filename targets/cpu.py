@@ -19,6 +19,7 @@ import numpy as np
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.profile import Profile
 from chipfit.targets.tiles import (
+    FEW_CHANNELS,
     STORE_STEPS,
     Tile,
     attention_cycles,
@@ -30,6 +31,7 @@ from chipfit.targets.tiles import (
     pixel_block,
     step_cycles,
 )
+from chipfit.targets.winograd import winograd_cycles, winograd_tile
 
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
 OVERLAP = 3.0
@@ -148,9 +150,21 @@ def _attention_cycles(dims: Dims, cpu: Cpu) -> float:
 @lru_cache(maxsize=65536)
 def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
+    if tile := fast_tile(d, cpu):
+        return winograd_cycles(cpu, tile, *sizes(d))
     tile = conv_tile(cpu, *(d[name] for name in ("batch", "ho", "wo", "ic", "oc", "r", "s", "groups")))
     steps = d["ic"] // d["groups"] * d["r"] * d["s"]
     return steps * product_cycles(cpu, tile, (d["batch"], d["ho"], d["wo"]), d["oc"] // d["groups"], d["groups"])
+
+
+def sizes(d: Mapping[str, int]) -> tuple[int, int, int, int, int]:
+    return d["batch"], d["ho"], d["wo"], d["ic"], d["oc"]
+
+
+def fast_tile(d: Mapping[str, int], cpu: Cpu) -> Tile | None:
+    """Winograd's tile for a convolution, where codegen takes that way."""
+    plain = d["stride"] == d["dilation"] == d["groups"] == 1 and (d["r"], d["s"]) == (3, 3)
+    return winograd_tile(cpu, *sizes(d)) if plain and d["ic"] > FEW_CHANNELS else None
 
 
 def product_cycles(cpu: Cpu, tile: Tile, pixels: tuple[int, int, int], columns: int, groups: int) -> float:

@@ -51,6 +51,7 @@ class Tile:
     block: int = 0  # of an attention: rows in one job
 
 
+FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
 _LATENCY = 4  # cycles until a multiply-add's result can be added to again
 _MAX_VECTORS = 8
@@ -101,7 +102,7 @@ def pixel_block(mr: int, height: int, width: int) -> tuple[int, int]:
     return 1, -(-width // -(-width // mr))
 
 
-def _parts(size: int, step: int) -> tuple[tuple[int, int], ...]:
+def sizes_of_parts(size: int, step: int) -> tuple[tuple[int, int], ...]:
     """(count, size) of the whole steps and of the rest."""
     return ((size // step, step), (1, size % step))
 
@@ -127,9 +128,9 @@ class _Grid:
         """The order, rows and vectors that take the busiest thread the fewest cycles."""
         tiles = list(candidates(self.chip, self.height * self.width, min(self.vectors, self.most_vectors)))
         orders: tuple[Order, Order] = ("columns", "rows")
-        return min(((order, *tile) for order in orders for tile in tiles), key=self._cycles)
+        return min(((order, *tile) for order in orders for tile in tiles), key=self.cycles)
 
-    def _cycles(self, choice: tuple[Order, int, int]) -> float:
+    def cycles(self, choice: tuple[Order, int, int]) -> float:
         """Of one reduction step over the whole output. Whoever re-reads what should stay in cache pays 5% more."""
         order, mr, nv = choice
         rows, columns = pixel_block(mr, self.height, self.width)
@@ -139,7 +140,7 @@ class _Grid:
         return self._total(rows, columns, nv) * -(-jobs // self.chip.threads) / jobs * penalty
 
     def _total(self, rows: int, columns: int, nv: int) -> float:
-        parts = itertools.product(_parts(self.height, rows), _parts(self.width, columns), _parts(self.vectors, nv))
+        parts = itertools.product(sizes_of_parts(self.height, rows), sizes_of_parts(self.width, columns), sizes_of_parts(self.vectors, nv))
         cycles = (a * b * c * step_cycles(self.chip, y * x, v) for (a, y), (b, x), (c, v) in parts)
         return sum(cycles) * self.batch * self.groups * self.stack
 
@@ -186,7 +187,7 @@ def _job_cycles(
     def product(columns: int, depth: int) -> float:
         steps = (
             a * b * step_cycles(chip, y, v)
-            for (a, y), (b, v) in itertools.product(_parts(rows, tile[0]), _parts(-(-columns // vector), tile[1]))
+            for (a, y), (b, v) in itertools.product(sizes_of_parts(rows, tile[0]), sizes_of_parts(-(-columns // vector), tile[1]))
         )
         return (depth + STORE_STEPS) * sum(steps) * share
 
@@ -196,6 +197,12 @@ def _job_cycles(
 def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:
     """The tile for a convolution; `mr` counts output pixels. `ic` and `oc` are the channels of all groups."""
     return _tile(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
+
+
+def conv_cycles(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int) -> float:
+    """About what the busiest thread takes at that tile."""
+    grid = _Grid(chip, batch, ho, wo, -(-oc // lanes(chip)), 1, 1, True, _MAX_VECTORS)
+    return grid.cycles(grid.choose()) * ic * r * s
 
 
 def _tile(

@@ -33,8 +33,10 @@ from chipfit.codegen.spec import (
     Shape,
     SoftmaxSpec,
     UnpackImageSpec,
+    WinogradSpec,
 )
 from chipfit.codegen.stock import normalised, relax_function
+from chipfit.codegen.winograd import build_winograd
 
 Link = Callable[..., None]  # (output, objects)
 OPAQUE = 8  # relax's OpPatternKind: never fused with its neighbours
@@ -51,6 +53,7 @@ BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
         PoolSpec: build_pool,
         SoftmaxSpec: build_softmax,
         UnpackImageSpec: build_unpack_image,
+        WinogradSpec: build_winograd,
     }
 )
 

@@ -8,18 +8,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import ConvSpec, DepthwiseSpec, GlobalPoolSpec, Image, Operand, PointwiseSpec, PoolSpec
+from chipfit.codegen.spec import (
+    ConvSpec,
+    DepthwiseSpec,
+    GlobalPoolSpec,
+    Image,
+    Operand,
+    PointwiseSpec,
+    PoolSpec,
+    WinogradSpec,
+)
 from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import CONVS, Kernel
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.targets.tiles import conv_tile, depthwise_tile
+from chipfit.targets.tiles import FEW_CHANNELS, Tile, conv_tile, depthwise_tile
+from chipfit.targets.winograd import winograd_tile
 
 if TYPE_CHECKING:
     from chipfit.codegen.lower import Lowering
 
 Halo = tuple[int, int, int, int]  # top, bottom, left, right
-FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +139,27 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     batch, channels, height, width = anchor.shape
     r, s = shape.weight.shape[2:]
     settings = ((r, s), shape.stride, shape.padding, shape.dilation)
-    spec: ConvSpec | DepthwiseSpec
+    spec: ConvSpec | DepthwiseSpec | WinogradSpec
     if kernel.kind == "depthwise" and channels == source.channels:
         spec = DepthwiseSpec(source, target, *settings, steps.epilogue)
         tile = depthwise_tile(low.cpu, batch, height, width, channels)
+    elif tile := fast_tile(low, kernel, shape, source):
+        spec = WinogradSpec(source, target, shape.padding, steps.epilogue)
     else:
         spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue)
         tile = conv_tile(low.cpu, batch, height, width, source.channels, channels, r, s, shape.groups)
     packed = spec.arguments(tile)[1]
     weight = low.weight(shape.weight, packed)
     low.emit_image(kernel.output, spec, tile, [tensor, weight, *operands(low, steps)], target)
+
+
+def fast_tile(low: Lowering, kernel: Kernel, shape: Geometry, source: Image) -> Tile | None:
+    """Winograd's tile, where its way is open and shorter."""
+    plain = shape.stride == shape.dilation == (1, 1) and shape.groups == 1 and not source.planar
+    if not plain or shape.weight.shape[2:] != (3, 3):
+        return None
+    batch, channels, height, width = kernel.anchor.outputs[0].shape
+    return winograd_tile(low.cpu, batch, height, width, source.channels, channels)
 
 
 def target_image(low: Lowering, kernel: Kernel) -> Image:

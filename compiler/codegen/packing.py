@@ -16,7 +16,7 @@ def pack(kind: str, params: Mapping[str, int | bool], weight: Array) -> Array:
 
     kinds and params are those of `spec.Packing`.
     """
-    return {"panels": _matrix, "nibbles": _nibbles, "conv": _conv, "depthwise": _depthwise}[kind](params, weight)
+    return _PACKERS[kind](params, weight)
 
 
 def _matrix(params: Mapping[str, int | bool], weight: Array) -> Array:
@@ -43,6 +43,13 @@ def _conv(params: Mapping[str, int | bool], weight: Array) -> Array:
     return np.concatenate([panels(matrix, params["lanes"], params["nr"]) for matrix in flat])
 
 
+def _winograd(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """(OC, IC, 3, 3) -> G g G' of each filter, as panels over (position, IC)."""
+    turned = np.einsum("ir,ocrs,js->ijco", _FILTER, weight.astype(np.float64), _FILTER, optimize=True)
+    matrix = turned.reshape(-1, weight.shape[0]).astype(weight.dtype)
+    return panels(matrix, params["lanes"], params["nr"])
+
+
 def _depthwise(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(C, 1, R, S) -> one panel of one vector for each `lanes` channels: [C / lanes][R][S][lanes]."""
     return panels(weight.reshape(weight.shape[0], -1).T, params["lanes"], params["lanes"])
@@ -55,3 +62,7 @@ def panels(matrix: Array, lanes: int, nr: int) -> Array:
     whole = np.zeros((k, -(-n // lanes) * lanes), matrix.dtype)
     whole[:, :n] = matrix
     return np.concatenate([np.ravel(whole[:, start : start + nr]) for start in range(0, whole.shape[1], nr)])
+
+
+_FILTER = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G of Winograd's F(2x2, 3x3)
+_PACKERS = {"panels": _matrix, "nibbles": _nibbles, "conv": _conv, "winograd": _winograd, "depthwise": _depthwise}

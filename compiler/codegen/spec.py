@@ -111,7 +111,7 @@ class Packing:
     """How the runtime lays out a parameter, done once at load time by `packing.pack`. Plain data, JSON-able.
 
     kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `nibbles` (int4 matrix; `lanes`, `nr`, `k`, `group`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
-    `groups`), `depthwise` (C, 1, R, S; `lanes`).
+    `groups`), `winograd` (OC, IC, 3, 3; `lanes`, `nr`), `depthwise` (C, 1, R, S; `lanes`).
     """
 
     kind: str
@@ -229,6 +229,22 @@ class ConvSpec:
         packing = Packing("conv", {"lanes": tile.lanes, "nr": tile.nr, "groups": self.groups})
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
         return (source, Argument("weight", (size,), packing), *_operands(self.epilogue.operands), target)
+
+
+@dataclass(frozen=True)
+class WinogradSpec:
+    """2-D convolution of 3x3 taps, one group, stride and dilation 1; `padding` is (top, left)."""
+
+    source: Image
+    target: Image
+    padding: tuple[int, int] = (0, 0)
+    epilogue: Epilogue = Epilogue()
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        size = 16 * self.source.channels * round_up(self.target.channels, tile.lanes)
+        weight = Argument("weight", (size,), Packing("winograd", {"lanes": tile.lanes, "nr": tile.nr}))
+        source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
+        return (source, weight, *_operands(self.epilogue.operands), target)
 
 
 @dataclass(frozen=True)

@@ -123,9 +123,10 @@ def conv_dims(node: Node, shapes: Shapes) -> Dims:
     batch, _, ho, wo = shapes[node.name]
     oc, group_ic, r, s = shapes[node.inputs[1].name]
     ic = shapes[node.inputs[0].name][1]
-    stride = first_of(node.args[3] if len(node.args) > 3 else node.kwarg("stride", 1))
+    given = arguments(node)
+    stride, dilation = first_of(given["stride"]), first_of(given["dilation"])
     sizes = {"batch": batch, "ho": ho, "wo": wo, "ic": ic, "oc": oc, "r": r, "s": s}
-    return sizes | {"stride": stride, "groups": ic // group_ic}
+    return sizes | {"stride": stride, "dilation": dilation, "groups": ic // group_ic}
 
 
 def pool_dims(node: Node, shapes: Shapes) -> Dims:

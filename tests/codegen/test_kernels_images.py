@@ -25,7 +25,9 @@ from chipfit.codegen.spec import (
     PackImageSpec,
     PoolSpec,
     Step,
+    WinogradSpec,
 )
+from chipfit.codegen.winograd import build_winograd
 from chipfit.targets.tiles import Tile
 
 HALO = (1, 0, 2, 1)
@@ -33,6 +35,29 @@ HALO = (1, 0, 2, 1)
 
 def size_after(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 2), st.integers(3, 9), st.integers(3, 12)),
+    channels=st.tuples(st.integers(1, 20), st.integers(1, 40)),
+    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    tile=st.builds(
+        lambda mr, nv, order, block: Tile(LANES, mr, nv * LANES, order, 2, prefetch=True, block=block),
+        *(st.integers(1, 9), st.integers(1, 3), st.sampled_from(["rows", "columns"]), st.integers(1, 12)),
+    ),
+)
+def test_winograd(size: tuple[int, int, int], channels: tuple[int, int], padding: tuple[int, int], tile: Tile) -> None:
+    (batch, height, width), (ins, outs) = size, channels
+    torch.manual_seed(0)
+    x, w, bias = torch.randn(batch, ins, height, width), torch.randn(outs, ins, 3, 3), torch.randn(outs)
+    expected = F.conv2d(x, w, bias, padding=padding)
+    source = Image(batch, height, width, ins, LANES, (padding[0],) * 2 + (padding[1],) * 2)
+    target = Image(batch, expected.shape[2], expected.shape[3], outs, LANES, HALO)
+    epilogue = Epilogue((Step("add", ("acc", 0)), Step("silu")), (Operand((outs,)),))
+    spec = WinogradSpec(source, target, padding, epilogue)
+    out = run_kernel(build_winograd, spec, to_image(source, x), w, bias, tile=tile)
+    np.testing.assert_allclose(from_image(target, out), F.silu(expected), rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=12, deadline=None)

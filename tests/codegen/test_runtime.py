@@ -93,7 +93,8 @@ def test_kernel_times_are_of_the_kernels(library: Library, tokens: Any) -> None:
     library(tokens)
     times = library.kernel_times(repeats=2)
     assert all(milliseconds > 0 for _, milliseconds in times)
-    assert sum(name.startswith("matmul") for name, _ in times) == 28
+    assert sum(name.startswith("matmul") for name, _ in times) == 22
+    assert sum(name.startswith("attention") for name, _ in times) == 3
 
 
 def test_wrong_inputs_are_refused(library: Library, tokens: Any) -> None:
