@@ -40,6 +40,8 @@ PARTS = ("launch", "compute", "memory")
 # Terms that belong to no kernel: a call of the library, a byte of its inputs, and what timing one kernel adds to it.
 CALL, INPUT, WATCH = "call_time", "input_byte_time", "watch_time"
 
+MATRIX_UNIT = "bf16_mac_per_cycle"
+
 Amounts = Mapping[str, float]
 Number = TypeVar("Number", float, np.ndarray)
 
@@ -53,11 +55,13 @@ class Cpu:
     l1_bytes: int
     l2_bytes: int
     threads: int
+    bf16_macs: int = 0  # multiply-adds a cycle of a core's matrix unit
 
 
 def shape_of(profile: Profile) -> Cpu:
     names = ("vector_bits", "vector_registers", "l1_size", "l2_size", "cores")
-    return Cpu(*(int(profile.si(name)) for name in names))
+    unit = int(profile.si(MATRIX_UNIT)) if MATRIX_UNIT in profile.figures else 0
+    return Cpu(*(int(profile.si(name)) for name in names), unit)
 
 
 def terms_of(figures: Mapping[str, object]) -> tuple[str, ...]:
@@ -134,7 +138,10 @@ Dims = tuple[tuple[str, int], ...]
 @lru_cache(maxsize=65536)
 def _matmul_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
-    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"])
+    stored = "bfloat16" if d.get("narrow") else "float32"
+    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"], stored)
+    if tile.unit == "amx":
+        return matrix_unit_cycles(cpu, d["m"], d["n"], d["k"])
     return (d["k"] + STORE_STEPS) * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
 
 

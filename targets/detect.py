@@ -25,7 +25,7 @@ def detect_host(base: Profile) -> Profile:
     from tvm.target import codegen  # half a second of import that no other chip needs
 
     threads = usable_cores()
-    figures = {**_vector_figures(_cpu_field("flags", "Features").split()), **_cache_figures(), **_probe(threads)}
+    figures = {**_unit_figures(), **_vector_figures(_cpu_field("flags", "Features").split()), **_cache_figures(), **_probe(threads)}
     figures["cores"] = Figure(threads, "core", "affinity, control group and topology of this process", "measured")
     system = {"triple": codegen.llvm_get_system_triple(), "arch": codegen.llvm_get_system_cpu()}
     return Profile(base.name, base.family, _cpu_field("model name") or platform.machine(), figures, **system)
@@ -77,6 +77,17 @@ def _vector_figures(features: list[str]) -> Mapping[str, Figure]:
         "vector_bits": Figure(bits, "bit", source, "derived"),
         "vector_registers": Figure(registers, "register", source, "derived"),
     }
+
+
+def has_amx() -> bool:
+    """Whether this processor multiplies tiles of bfloat16."""
+    return {"amx_tile", "amx_bf16"} <= set(_cpu_field("flags").split())
+
+
+def _unit_figures() -> Mapping[str, Figure]:
+    """TDPBF16PS starts every 16 cycles (Intel 64 and IA-32 Optimization Reference Manual, chapter on AMX)."""
+    source = "16 x 16 x 32 in 16 cycles, Intel's optimization manual; the unit from the processor's features"
+    return {"bf16_mac_per_cycle": Figure(512, "MAC/cycle", source, "derived")} if has_amx() else {}
 
 
 def _cache_figures() -> Mapping[str, Figure]:

@@ -22,7 +22,7 @@ STATUSES = ("datasheet", "derived", "measured", "unverified")
 # What one of each unit is in seconds, bytes, hertz, operations; counts and ratios are themselves.
 UNITS: Mapping[str, float] = MappingProxyType(
     {
-        **dict.fromkeys(("core", "bit", "register", "thread", "FLOP/cycle", "W", "ratio"), 1.0),
+        **dict.fromkeys(("core", "bit", "register", "thread", "FLOP/cycle", "MAC/cycle", "W", "ratio"), 1.0),
         **{"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "GB": 1e9},
         **{"GHz": 1e9, "GB/s": 1e9, "GFLOP/s": 1e9, "TFLOP/s": 1e12, "TOP/s": 1e12},
         **{"us": 1e-6, "ns": 1e-9, "ps": 1e-12},

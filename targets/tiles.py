@@ -33,6 +33,9 @@ class CpuShape(Protocol):
     @property
     def threads(self) -> int: ...
 
+    @property
+    def bf16_macs(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -48,7 +51,8 @@ class Tile:
     order: Order
     threads: int
     prefetch: bool = False
-    block: int = 0  # of an attention: rows in one job
+    block: int = 0  # rows of an attention, or patches of Winograd's, in one job
+    unit: Literal["vector", "amx"] = "vector"
 
 
 FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
@@ -59,7 +63,9 @@ _MAX_VECTORS = 8
 STORE_STEPS = 8
 _TRANSPOSE_CYCLES = 4  # of a vector of keys, a shuffle for each of the rounds of interleaving, with its load and store
 _INT4_VECTORS = 4  # words, sums of the group and sums of all take a register each
-_BITS = {"float32": 32, "int8": 8, "int4": 4}
+_BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+_ROUND_CYCLES = 4  # to round a vector to bfloat16
+_AMX_ROWS = 8  # of fewer the matrix unit's tiles are mostly empty, and the weights are what takes the time
 _RESIDENT = 0.6  # the part of the second-level cache that weights may fill and still stay there
 _BROADCAST_BITS = 256  # from this width on, a multiply-add can take its scalar from memory (AVX2, AVX-512)
 _STREAMING_ROWS = 256  # with more rows than this a panel is used so long that its fetch is hidden anyway
@@ -147,8 +153,17 @@ class _Grid:
 
 def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: str = "float32") -> Tile:
     """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B, whose numbers are `stored` so."""
+    if stored == "bfloat16" and chip.bf16_macs and m >= _AMX_ROWS:
+        return Tile(lanes(chip), 32, 32, "columns", chip.threads, True, unit="amx")
     most = _INT4_VECTORS if stored == "int4" and m == 1 else _MAX_VECTORS
     return _tile(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
+
+
+def matrix_unit_cycles(chip: CpuShape, m: int, n: int, k: int) -> float:
+    """Of the busiest thread: whole tiles of 16 x 16 x 32, panels of 32 columns shared out, and the rounding of A."""
+    panels = math.ceil(math.ceil(n / 32) / chip.threads)
+    products = 32 * panels * math.ceil(m / 16) * 16 * math.ceil(k / 32) * 32 / chip.bf16_macs
+    return products + m * k / lanes(chip) / chip.threads * _ROUND_CYCLES
 
 
 def attention_tile(chip: CpuShape, stack: int, share: int, m: int, n: int, k: int, width: int) -> Tile:

@@ -29,6 +29,7 @@ class Chip:
     l1_bytes: int = 48 * 1024
     l2_bytes: int = 2 * 1024 * 1024
     threads: int = 2
+    bf16_macs: int = 0
 
 
 def run_kernel(

@@ -10,6 +10,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from chipfit.codegen.amx import build_amx_matmul
 from chipfit.codegen.attention import build_attention
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
@@ -120,7 +121,8 @@ class Linker:
         key = (repr(kernel), shapes)
         if key not in self.functions:
             name = f"{type(kernel.spec).__name__.removesuffix('Spec').lower()}_{len(self.functions)}"
-            function = BUILDERS[type(kernel.spec)](kernel.spec, kernel.tile, name, shapes)
+            builder = build_amx_matmul if kernel.tile.unit == "amx" else BUILDERS[type(kernel.spec)]
+            function = builder(kernel.spec, kernel.tile, name, shapes)
             function = function.without_attr("global_symbol").with_attrs({"op_pattern": OPAQUE, OURS: True})
             self.functions[key] = self.builder.add_func(function, name)
         return self.functions[key]

@@ -119,6 +119,11 @@ class Simd:
         """A whole vector of a buffer of any type of number."""
         return T.cast(self.load(buffer, offset), f"float32x{self.lanes}")
 
+    def load_bfloat16(self, buffer: Buffer, offset: Expr) -> Expr:
+        """A whole vector of the bits of bfloat16, which are the upper halves of float32."""
+        bits = T.cast(self.load(buffer, offset), f"uint32x{self.lanes}")
+        return T.reinterpret(f"float32x{self.lanes}", T.shift_left(bits, T.broadcast(T.uint32(16), self.lanes)))
+
     def store(self, buffer: Buffer, offset: Expr, value: Expr, valid: Expr | None = None) -> None:
         index = T.ramp(offset, 1, self.lanes)
         if self._whole(valid):

@@ -114,6 +114,7 @@ def write_record(program: Program, graph: Graph, constants: Mapping[str, Tensor]
         "schema": SCHEMA,
         "target": target.name,
         "threads": target.cpu.threads,
+        "matrix_unit": any(isinstance(c.kernel, Generated) and c.kernel.tile.unit == "amx" for c in program.calls),
         "inputs": [{"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in program.inputs],
         "outputs": [
             {"name": v.name, "shape": v.shape, "dtype": t.dtype}

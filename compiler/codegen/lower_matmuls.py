@@ -13,6 +13,7 @@ from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported, strided
 from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
+from chipfit.ir.precision import Narrow, narrow
 from chipfit.ir.stored import Stored, stored_weight
 from chipfit.targets.tiles import matmul_tile
 
@@ -24,7 +25,9 @@ def lower(low: Lowering, kernel: Kernel) -> None:
     """Raises Unsupported."""
     anchor = kernel.anchor
     a, b, bias = factors(anchor)
-    if stored := stored_weight(low.entry, anchor):
+    if half := narrow(low.entry, anchor):
+        lower_narrow(low, kernel, half)
+    elif stored := stored_weight(low.entry, anchor):
         lower_stored(low, kernel, a, stored, bias)
     elif low.is_fixed(b) and len(b.shape) == 2:
         lower_linear(low, kernel, a, b, bias)
@@ -58,6 +61,15 @@ def lower_stored(low: Lowering, kernel: Kernel, a: Value, b: Stored, bias: Value
     steps = collected(low, kernel, (m, n), bias, b.scales if in_epilogue else None)
     spec = MatmulSpec(1, m, n, k, "packed", stored=b.format, epilogue=steps.epilogue)
     emit_packed(low, kernel, spec, a, [b.numbers] if in_epilogue else [b.numbers, b.scales], steps)
+
+
+def lower_narrow(low: Lowering, kernel: Kernel, half: Narrow) -> None:
+    """A linear layer in bfloat16."""
+    a, b = half.source.inputs[0], half.weight.inputs[0]
+    (n, k), m = b.shape, math.prod(a.shape[:-1])
+    steps = collected(low, kernel, (m, n), None, last=half.result)
+    spec = MatmulSpec(1, m, n, k, "packed", stored="bfloat16", epilogue=steps.epilogue)
+    emit_packed(low, kernel, spec, a, [b], steps)
 
 
 def emit_packed(
@@ -100,16 +112,22 @@ def matrices(low: Lowering, kernel: Kernel, value: Value, shares: bool = True) -
 
 
 def collected(
-    low: Lowering, kernel: Kernel, shape: tuple[int, ...], bias: Value | None, scale: Value | None = None
+    low: Lowering,
+    kernel: Kernel,
+    shape: tuple[int, ...],
+    bias: Value | None,
+    scale: Value | None = None,
+    last: Node | None = None,
 ) -> Steps:
-    """The epilogue of a product of `shape`, (m, n) or (batch, m, n)."""
+    """The epilogue of a product of `shape`, (m, n) or (batch, m, n): what follows the anchor, or `last` of its nodes."""
     logical = (1,) * (3 - len(shape)) + shape
-    steps = Steps(lambda value: operand(value, logical), kernel.anchor.name)
+    last = last or kernel.anchor
+    steps = Steps(lambda value: operand(value, logical), last.name)
     if scale is not None:
         steps.prepare("mul", scale, Operand(shape[-1:]))
     if bias is not None:
         steps.prepare("add", bias, operand(bias, logical))
-    for node in kernel.nodes[kernel.nodes.index(kernel.anchor) + 1 :]:
+    for node in kernel.nodes[kernel.nodes.index(last) + 1 :]:
         steps.add(node)
     return steps
 

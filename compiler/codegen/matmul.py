@@ -86,7 +86,8 @@ class _Matmul:
         lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
         if self.spec.weight == "packed":
             start = n * self.spec.k
-            return lambda k: [self.simd.load_as_float(self.b, start + k * width + j) for j in range(0, width, lanes)]
+            read = self.simd.load_bfloat16 if self.spec.stored == "bfloat16" else self.simd.load_as_float
+            return lambda k: [read(self.b, start + k * width + j) for j in range(0, width, lanes)]
         start, row = self.spec.b_layout().start(z // self.spec.share) + n, self._b_strides[0]
         return lambda k: [
             self.simd.load(self.b, start + k * row + j, min(lanes, columns - j)) for j in range(0, width, lanes)
@@ -135,7 +136,7 @@ class _Matmul:
     def _prefetch(self, m: Expr, n: Expr, k: Expr, columns: int) -> None:
         """Fetch the next panel of weights while this one is used, spread evenly over the row tiles."""
         spec, tile = self.spec, self.tile
-        if spec.stored == "int8" and spec.m <= tile.mr:
+        if spec.stored in ("int8", "bfloat16") and spec.m <= tile.mr:
             width = round_up(columns, tile.lanes)
             self.simd.prefetch_ahead(self.b, n * spec.k + k * width, width)
         elif tile.prefetch and spec.weight == "packed" and spec.stored == "float32":

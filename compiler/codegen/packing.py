@@ -36,6 +36,26 @@ def _nibbles(params: Mapping[str, int | bool], weight: Array) -> Array:
     return panels(words.T, params["lanes"], params["nr"]).view(np.int32)
 
 
+def _halves(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """As `panels`, in bfloat16."""
+    return bfloat16(_matrix(params, weight))
+
+
+def _pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """(n, k) if `transposed` else (k, n) -> bfloat16, [n / 32][k / 32][2][16][16][2]: for each panel and step along k
+    two of AMX's tiles, whose rows hold the numbers of two neighbouring k for each of 16 columns. Filled up with zeros."""
+    matrix = weight.T if params["transposed"] else weight
+    k, n = matrix.shape
+    whole = np.pad(matrix, ((0, -k % 32), (0, -n % 32))).reshape(-(-k // 32), 16, 2, -(-n // 32), 2, 16)
+    return bfloat16(np.ravel(whole.transpose(3, 0, 4, 1, 5, 2)))
+
+
+def bfloat16(values: Array) -> Array:
+    """The upper halves of float32 as uint16, rounded to the nearest, ties to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + ((bits >> 16) & 1) + 0x7FFF) >> 16).astype(np.uint16)
+
+
 def _conv(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(OC, IC / groups, R, S) -> for each group, panels over the reduction (R, S, IC / groups)."""
     groups = np.split(weight, params["groups"])
@@ -65,4 +85,12 @@ def panels(matrix: Array, lanes: int, nr: int) -> Array:
 
 
 _FILTER = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G of Winograd's F(2x2, 3x3)
-_PACKERS = {"panels": _matrix, "nibbles": _nibbles, "conv": _conv, "winograd": _winograd, "depthwise": _depthwise}
+_PACKERS = {
+    "panels": _matrix,
+    "nibbles": _nibbles,
+    "halves": _halves,
+    "pairs": _pairs,
+    "conv": _conv,
+    "winograd": _winograd,
+    "depthwise": _depthwise,
+}

@@ -66,6 +66,8 @@ class Library:
         packed = [prepared(entry, given, constants) for entry in record["weights"]]
         count = record["threads"] if threads is None else threads
         start_threads(count)
+        if record["matrix_unit"]:
+            allow_matrix_unit()
         return Library(ffi().load_module(str(folder / LIBRARY)), record, packed, count)
 
     def __call__(self, *arrays: npt.ArrayLike) -> tuple[Array, ...]:
@@ -193,3 +195,10 @@ def start_threads(count: int) -> None:
     os.environ |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(max(count, os.cpu_count() or 1))}
     configure: Callable[[int, int], None] = ffi().get_global_func("runtime.config_threadpool")
     configure(-1, count)
+
+
+def allow_matrix_unit() -> None:
+    """Asks Linux to let this process use AMX's tiles, as it must be asked once (Documentation/arch/x86/xstate.rst)."""
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    if ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request_permission, tile_data):
+        raise UserError("This system does not let programs use AMX, which the library needs; compile it again here.")

@@ -18,6 +18,7 @@ from chipfit.targets.tiles import Tile
 
 Shape = tuple[int, ...]
 WORD = 8  # int4 in an int32
+AMX_PANEL, AMX_DEPTH = 32, 32  # columns of a panel of bfloat16 pairs, and rows that one step along k takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class Epilogue:
 class Packing:
     """How the runtime lays out a parameter, done once at load time by `packing.pack`. Plain data, JSON-able.
 
-    kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `nibbles` (int4 matrix; `lanes`, `nr`, `k`, `group`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
+    kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `nibbles` (int4 matrix; `lanes`, `nr`, `k`, `group`),
+    `halves` (matrix as bfloat16, else as `panels`), `pairs` (matrix as bfloat16 for AMX; `transposed`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
     `groups`), `winograd` (OC, IC, 3, 3; `lanes`, `nr`), `depthwise` (C, 1, R, S; `lanes`).
     """
 
@@ -162,7 +164,8 @@ class MatmulSpec:
 
     weight: `packed`: B is one parameter for all b (share = batch is implied), stored as PyTorch has it, (n, k) if
     `transposed` as in aten.linear, else (k, n), and packed by the runtime. Its numbers are `stored` so: an int8's scale
-    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`). `activation`: B is a tensor of
+    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside bfloat16 A may be rounded to
+    bfloat16 too. `activation`: B is a tensor of
     (batch / share, k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T. Views override the dense layouts;
     the B view is indexed by b // share.
     """
@@ -174,7 +177,7 @@ class MatmulSpec:
     weight: Literal["packed", "activation"] = "packed"
     transposed: bool = True
     share: int = 1
-    stored: Literal["float32"] | Format = "float32"
+    stored: Literal["float32", "bfloat16"] | Format = "float32"
     epilogue: Epilogue = Epilogue()
     a_view: View | None = None
     b_view: View | None = None
@@ -200,11 +203,21 @@ class MatmulSpec:
             return (Argument("activation", self.b_layout().shape),)
         columns, shape = round_up(self.n, tile.lanes), {"lanes": tile.lanes, "nr": tile.nr}
         panels = Packing("panels", {**shape, "transposed": self.transposed})
+        if self.stored == "bfloat16":
+            return (self._halves(tile),)
         if self.stored != "int4":
             return (Argument("weight", (columns * self.k,), panels, self.stored),)
         nibbles = Packing("nibbles", {**shape, "k": self.k, "group": GROUP})
         words = Argument("weight", (columns * -(-self.k // WORD),), nibbles, "int32")
         return (words, Argument("weight", (columns * groups(self.k),), panels, "float16"))
+
+    def _halves(self, tile: Tile) -> Argument:
+        """B as the bits of bfloat16."""
+        if tile.unit == "amx":
+            size = round_up(self.n, AMX_PANEL) * round_up(self.k, AMX_DEPTH)
+            return Argument("weight", (size,), Packing("pairs", {"transposed": self.transposed}), "uint16")
+        shape = {"lanes": tile.lanes, "nr": tile.nr, "transposed": self.transposed}
+        return Argument("weight", (round_up(self.n, tile.lanes) * self.k,), Packing("halves", shape), "uint16")
 
 
 @dataclass(frozen=True)

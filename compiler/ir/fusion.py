@@ -16,6 +16,7 @@ import torch
 
 from chipfit.ir.emit import resolve
 from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
+from chipfit.ir.precision import narrow
 from chipfit.ir.stored import stored_weight
 
 MATMULS = frozenset({"linear", "matmul", "mm", "bmm", "addmm"})
@@ -63,7 +64,7 @@ def kernels(entry: EntryPoint) -> tuple[Kernel, ...]:
 def folded(entry: EntryPoint) -> tuple[Node, ...]:
     """The nodes that depend on no input of the entry point, in order."""
     varying = {value.name for value in entry.inputs}
-    varying |= {part.name for node in entry.nodes for part in dequantization(entry, node)}
+    varying |= {part.name for node in entry.nodes for part in weight_nodes(entry, node)}
     fixed = []
     for node in entry.nodes:
         if (
@@ -77,8 +78,10 @@ def folded(entry: EntryPoint) -> tuple[Node, ...]:
     return tuple(fixed)
 
 
-def dequantization(entry: EntryPoint, node: Node) -> tuple[Node, ...]:
-    """The nodes through which a linear layer alone reads a weight that is kept in few bits."""
+def weight_nodes(entry: EntryPoint, node: Node) -> tuple[Node, ...]:
+    """The nodes through which a layer alone reads a weight that is kept in few bits or rounded to bfloat16."""
+    if half := narrow(entry, node):
+        return (half.weight,)
     stored = stored_weight(entry, node)
     return stored.nodes if stored else ()
 
@@ -175,7 +178,8 @@ class Planner:
         return len(others) == len(fixed) == 1 and fixed[0].shape == scaled.outputs[0].shape[-1:]
 
     def claim_anchor(self, node: Node) -> None:
-        self.claim(node.name, [*dequantization(self.entry, node), node])
+        half = narrow(self.entry, node)
+        self.claim(node.name, half.nodes if half else [*weight_nodes(self.entry, node), node])
         if node.kind == ATTENTION or node.kind in ("matmul", "bmm"):
             for value in node.inputs:
                 self.claim_views(node, value)
@@ -184,7 +188,7 @@ class Planner:
         if node.kind == ATTENTION:
             self.claim_merged_heads(node)
         elif fuses_epilogue(node):
-            self.claim(node.name, self.epilogue(node))
+            self.claim(node.name, self.epilogue(half.result if half else node))
 
     def claim_views(self, anchor: Node, value: Value) -> None:
         """The views through which only this kernel reads."""

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, masks, origin
-from chipfit.ir.graph import Arg, Node, Value
+from chipfit.ir.graph import Arg, Node, Value, needed
 from chipfit.ir.ops.signature import arguments
 
 __all__ = ["Kernel", "Work", "at", "folded", "kernels", "work"]
@@ -22,7 +24,8 @@ FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
-    `dims` of a matmul: batch, m, n, k, and streamed, the bytes of its second factor. Of an attention: batch, counting
+    `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and narrow, whether
+    it multiplies in bfloat16. Of an attention: batch, counting
     heads, share, m, n, k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups. Of a reduce: rows, width. Of a pointwise or move: elements.
     `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
     """
@@ -50,6 +53,7 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     read = read_bytes(kernel, shapes)
     if kernel.kind == "matmul":
         dims["streamed"] = streamed_bytes(kernel, shapes)
+        dims["narrow"] = int(kernel.anchor.outputs[0].type.dtype == torch.bfloat16)
     if all(node.kind in FREE for node in kernel.nodes):
         return Work(0, 0, 0, dims)
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
@@ -58,12 +62,14 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
 
 def streamed_bytes(kernel: Kernel, shapes: Shapes) -> int:
     """Of a product's second factor, or of what it is kept as in few bits, with its scales."""
-    anchor, producers = kernel.anchor, {node.name for node in kernel.nodes}
-    before = kernel.nodes[: kernel.nodes.index(anchor)]
-    if any(node.kind == "to" for node in before):
-        return size_in_bytes({v for node in before for v in node.inputs if v.name not in producers}, shapes)
+    anchor, second = kernel.anchor, kernel.anchor.inputs[1]
+    cone = needed(kernel.nodes, [second.name])
+    made = {node.name for node in cone}
+    leaves = {value for node in cone for value in node.inputs if value.name not in made}
+    if any(not value.type.dtype.is_floating_point for value in leaves):
+        return size_in_bytes(leaves, shapes)
     dims = matmul_dims(anchor, shapes)
-    return dims["batch"] * dims["n"] * dims["k"] * anchor.outputs[0].type.dtype.itemsize
+    return dims["batch"] * dims["n"] * dims["k"] * second.type.dtype.itemsize
 
 
 def read_bytes(kernel: Kernel, shapes: Shapes) -> int:

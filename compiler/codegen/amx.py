@@ -1,0 +1,159 @@
+"""Matrix multiplication in bfloat16 on Intel's AMX: tiles of 16 rows by 64 bytes, sums in float32, epilogue fused.
+
+Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18: eight tile registers, here four sums
+in a square, two tiles of A and two of B; TDPBF16PS adds the products of 16 x 32 by 32 x 16 numbers to a tile of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm.tirx import PrimFunc
+from tvm.tirx.script import builder as T
+
+from chipfit.codegen.epilogue import Finish, Layout
+from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
+from chipfit.codegen.spec import AMX_DEPTH, AMX_PANEL, MatmulSpec, Shape, round_up
+from chipfit.targets.tiles import Tile
+
+SIDE = 16  # rows of a tile, and columns of one of sums
+TILE_BYTES = 64  # of a row of a tile
+SKEW = 32  # elements between rows of A in scratch, so that rows of a power of two don't share cache sets
+A, B = 4, 6  # the first tile register of each factor; the sums are in 0 to 3
+
+
+def build_amx_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
+    """Arguments: A, B, operands, C. Raises ValueError unless A's and C's rows are dense."""
+    if spec.a_layout().column != 1 or spec.c_layout().column != 1:
+        raise ValueError(f"Kernel {name} reads and writes rows that are dense.")
+
+    def body(a: Buffer, b: Buffer, *rest: Buffer) -> None:
+        simd = Simd(tile.lanes)
+        finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
+        _Amx(spec, simd, a, b, rest[-1], finish).emit()
+
+    return function(name, spec.arguments(tile), body, shapes)
+
+
+@dataclass(frozen=True)
+class _Amx:
+    """The state of one kernel's emission: A is rounded into scratch by all threads, then each takes panels of B."""
+
+    spec: MatmulSpec
+    simd: Simd
+    a: Buffer
+    b: Buffer
+    c: Buffer
+    finish: Finish
+
+    @property
+    def depth(self) -> int:
+        return round_up(self.spec.k, AMX_DEPTH)
+
+    @property
+    def stride(self) -> int:
+        """Of a row of A in scratch."""
+        return self.depth + SKEW
+
+    def emit(self) -> None:
+        spec = self.spec
+        halves = T.alloc_buffer((round_up(spec.m, SIDE) * self.stride,), "uint16", scope="global", layout=None)
+        T.buffer_store(halves, T.uint16(0), [round_up(spec.m, SIDE) * self.stride - 1])  # all of it is needed: see sums
+        with jobs(spec.m) as (row,):
+            self._round(halves, row)
+        with jobs(-(-spec.n // AMX_PANEL)) as (p,):
+            configure()
+            split(spec.n, AMX_PANEL, p, lambda columns: self._panel(halves, p, columns))
+            instruction("tilerelease")
+
+    def _round(self, halves: Buffer, row: Expr) -> None:
+        """One row of A as bfloat16, to the nearest, ties to even; zeros behind its end."""
+        view, lanes = self.spec.a_layout(), self.simd.lanes
+        start = view.start(0) + row * view.row
+
+        def vector(k: Expr, valid: int) -> None:
+            value = self.simd.load(self.a, start + k, valid)
+            T.buffer_store(halves, rounded(self.simd, value), [T.ramp(row * self.stride + k, 1, lanes)])
+
+        pieces(self.spec.k, lanes, vector)
+        for k in range(round_up(self.spec.k, lanes), self.depth, lanes):
+            T.buffer_store(halves, T.broadcast(T.uint16(0), lanes), [T.ramp(row * self.stride + k, 1, lanes)])
+
+    def _panel(self, halves: Buffer, p: Expr, columns: int) -> None:
+        size = 2 * SIDE * AMX_PANEL
+        sums = T.alloc_buffer((size,), "float32", scope="global", layout=None)
+        T.buffer_store(sums, T.float32(0), [size - 1])  # TVM allocates no more than what it sees used
+        blocks = -(-self.spec.m // (2 * SIDE))
+
+        def block(m: Expr, rows: int) -> None:
+            down, across = -(-rows // SIDE), -(-columns // SIDE)
+            self._multiply(halves, sums, (m, p), (down, across), blocks)
+            with T.serial(0, rows) as row:
+                pieces(columns, self.simd.lanes, lambda j, valid: self._store(sums, m, row, p, j, valid))
+
+        pieces(self.spec.m, 2 * SIDE, block)
+
+    def _multiply(
+        self, halves: Buffer, sums: Buffer, at: tuple[Expr, Expr], tiles: tuple[int, int], blocks: int
+    ) -> None:
+        """The sums of `tiles` (down, across) at row `at[0]` and panel `at[1]`, into scratch."""
+        (m, p), (down, across) = at, tiles
+        square = [(i, j) for i in range(down) for j in range(across)]
+        for i, j in square:
+            instruction("tilezero", T.int8(2 * i + j))
+        step = AMX_PANEL * AMX_DEPTH  # elements of a panel for one step along k
+        with T.serial(0, self.depth // AMX_DEPTH) as k:
+            here = (p * (self.depth // AMX_DEPTH) + k) * step
+            for i in range(down):
+                offset = (m + i * SIDE) * self.stride + k * AMX_DEPTH
+                load(A + i, halves, offset, 2 * self.stride)
+            for j in range(across):
+                load(B + j, self.b, here + j * SIDE * AMX_DEPTH, TILE_BYTES)
+            for i, j in square:
+                instruction("tdpbf16ps", T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
+            self._prefetch(here + self.depth * AMX_PANEL, m // (2 * SIDE), step, blocks)
+        for i, j in square:
+            address = T.address_of(sums[i * SIDE * AMX_PANEL + j * SIDE])
+            instruction("tilestored64", T.int8(2 * i + j), address, T.int64(4 * AMX_PANEL))
+
+    def _prefetch(self, offset: Expr, block: Expr, step: int, blocks: int) -> None:
+        """This step of the next panel, shared out among the blocks of rows."""
+        lines = step * 2 // LINE
+        for line in range(-(-lines // blocks)):
+            self.simd.prefetch(self.b, offset + (block * -(-lines // blocks) + line) * (LINE // 2))
+
+    def _store(self, sums: Buffer, m: Expr, row: Expr, p: Expr, j: Expr, valid: int) -> None:
+        view, n = self.spec.c_layout(), p * AMX_PANEL + j
+        value = T.bind(self.simd.load(sums, row * AMX_PANEL + j))
+        layout = Layout(view.start(0), (0, view.row, 1))
+        where = (0, m + row, n)
+        self.simd.store(self.c, layout.at(where), self.finish(value, where, valid), valid)
+
+
+def rounded(simd: Simd, value: Expr) -> Expr:
+    """float32 as the bits of bfloat16, to the nearest, ties to even."""
+    wide = f"uint32x{simd.lanes}"
+    bits = T.bind(T.reinterpret(wide, value))
+    half = T.broadcast(T.uint32(16), simd.lanes)
+    odd = T.bitwise_and(T.shift_right(bits, half), T.broadcast(T.uint32(1), simd.lanes))
+    nearest = T.shift_right(bits + odd + T.broadcast(T.uint32(0x7FFF), simd.lanes), half)
+    return T.cast(nearest, f"uint16x{simd.lanes}")
+
+
+def configure() -> None:
+    """All eight tiles 16 rows of 64 bytes: palette 1, then sizes in bytes from byte 16 on and rows from byte 48 on."""
+    words = T.alloc_buffer((16,), "int32", scope="global", layout=None)
+    content = {0: 1} | dict.fromkeys(range(4, 8), TILE_BYTES << 16 | TILE_BYTES) | dict.fromkeys((12, 13), 0x10101010)
+    for index in range(16):
+        T.buffer_store(words, T.int32(content.get(index, 0)), [index])
+    instruction("ldtilecfg", T.address_of(words[0]))
+
+
+def load(register: int, buffer: Buffer, offset: Expr, stride: int) -> None:
+    """`stride` in bytes."""
+    instruction("tileloadd64", T.int8(register), T.address_of(buffer[offset]), T.int64(stride))
+
+
+def instruction(name: str, *arguments: Expr) -> None:
+    T.evaluate(T.call_llvm_intrin("void", T.llvm_lookup_intrinsic_id(f"llvm.x86.{name}"), *arguments))

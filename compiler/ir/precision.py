@@ -1,0 +1,71 @@
+"""Multiplying in bfloat16 between values of float32: how a graph spells it, written and recognised in one place.
+
+A layer y = f(x, W) becomes to(f(to(x), to(W))): both factors rounded to bfloat16, what comes out float32 again. W itself
+stays a float32 parameter, which can be trained. A kernel for it need not round the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
+from chipfit.ir.ops.signature import arguments, with_arguments
+
+LAYERS = ("linear",)
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A layer in bfloat16: the casts of its source and its weight, itself, and the cast of its result."""
+
+    source: Node
+    weight: Node
+    layer: Node
+    result: Node
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return self.source, self.weight, self.layer, self.result
+
+
+def spelled(layer: Node) -> Iterator[Node]:
+    """The nodes that take a layer's place; its bias is added in float32."""
+    given = arguments(layer)
+    source, weight, bias = given["input"], given["weight"], given["bias"]
+    if not isinstance(source, Value) or not isinstance(weight, Value):
+        raise TypeError(f"{layer.name} has no source or weight.")
+    result = layer.outputs[0]
+    halves = [_value(result, name, value.shape, torch.bfloat16) for name, value in (("x", source), ("w", weight))]
+    for value, half in zip((source, weight), halves, strict=True):
+        yield Node("aten.to.dtype", (value, torch.bfloat16), (), (half,), layer.module)
+    product = _value(result, "y", result.shape, torch.bfloat16)
+    plain = with_arguments(layer, input=halves[0], weight=halves[1], bias=None)
+    yield Node(layer.op, plain.args, plain.kwargs, (product,), layer.module)
+    whole = result if bias is None else _value(result, "sum", result.shape, torch.float32)
+    yield Node("aten.to.dtype", (product, torch.float32), (), (whole,), layer.module)
+    if bias is not None:
+        yield Node("aten.add.Tensor", (whole, bias), (), (result,), layer.module)
+
+
+def narrow(entry: EntryPoint, layer: Node) -> Narrow | None:
+    """A layer that is spelled so, with casts that nothing else reads and a weight that is a parameter."""
+    if layer.kind not in LAYERS or layer.outputs[0].type.dtype != torch.bfloat16 or len(layer.inputs) != 2:
+        return None
+    source, weight = (entry.producers.get(value.name) for value in layer.inputs)
+    readers = entry.consumers.get(layer.name, ())
+    if not source or not weight or len(readers) != 1:
+        return None
+    found = Narrow(source, weight, layer, readers[0])
+    alone = all(len(entry.consumers[cast.name]) == 1 for cast in (source, weight))
+    casts = all(node.kind == "to" for node in (source, weight, found.result))
+    wide = all(v.type.dtype == torch.float32 for v in (source.inputs[0], weight.inputs[0], found.result.outputs[0]))
+    inputs = {value.name for value in entry.inputs}
+    fixed = weight.inputs[0].name not in entry.producers and weight.inputs[0].name not in inputs
+    return found if alone and casts and wide and fixed else None
+
+
+def _value(result: Value, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Value:
+    return Value(f"{result.name}.{name}", TensorType(shape, dtype))
