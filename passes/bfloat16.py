@@ -1,4 +1,4 @@
-"""bfloat16: linear layers multiply in bfloat16, sums and all between them stay float32."""
+"""bfloat16: linear layers and convolutions multiply in bfloat16, sums and all between them stay float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chipfit.passes.base import Context, Pass, PassResult
 
 @dataclass(frozen=True)
 class Bfloat16(Pass):
-    """Round both factors of linear layers to bfloat16, 8 bits of mantissa, and add up in float32.
+    """Round both factors of linear layers and convolutions to bfloat16, 8 bits of mantissa, and add up in float32.
 
     before: y = x W' + b
     after:  y = float32(bfloat16(x) bfloat16(W)') + b
@@ -25,7 +25,7 @@ class Bfloat16(Pass):
     """
 
     name: ClassVar[str] = "bfloat16"
-    summary: ClassVar[str] = "multiply in bfloat16 in linear layers, with sums in float32"
+    summary: ClassVar[str] = "multiply in bfloat16 in linear layers and convolutions, with sums in float32"
 
     def run(self, graph: Graph, context: Context) -> PassResult:
         modified = False
@@ -41,5 +41,8 @@ def is_layer(graph: Graph, node: Node) -> bool:
     """Whether a node is a float32 layer whose weight is a parameter."""
     if node.kind not in LAYERS or node.outputs[0].type.dtype != torch.float32:
         return False
-    weight = arguments(node)["weight"]
+    given = arguments(node)
+    weight = given["weight"]
+    if given.get("groups", 1) != 1:
+        return False  # nothing to gain where each channel has a filter of its own
     return getattr(weight, "name", "") in graph.parameters

@@ -28,6 +28,8 @@ from chipfit.targets.tiles import (
     depthwise_tile,
     lanes,
     matmul_tile,
+    matrix_unit_conv_cycles,
+    matrix_unit_cycles,
     pixel_block,
     step_cycles,
 )
@@ -157,6 +159,8 @@ def _attention_cycles(dims: Dims, cpu: Cpu) -> float:
 @lru_cache(maxsize=65536)
 def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
+    if d["narrow"] and d["ic"] > FEW_CHANNELS and cpu.bf16_macs:
+        return matrix_unit_conv_cycles(cpu, *sizes(d), d["r"] * d["s"], d["stride"])
     if tile := fast_tile(d, cpu):
         return winograd_cycles(cpu, tile, *sizes(d))
     tile = conv_tile(cpu, *(d[name] for name in ("batch", "ho", "wo", "ic", "oc", "r", "s", "groups")))
@@ -170,7 +174,7 @@ def sizes(d: Mapping[str, int]) -> tuple[int, int, int, int, int]:
 
 def fast_tile(d: Mapping[str, int], cpu: Cpu) -> Tile | None:
     """Winograd's tile for a convolution, where codegen takes that way."""
-    plain = d["stride"] == d["dilation"] == d["groups"] == 1 and (d["r"], d["s"]) == (3, 3)
+    plain = d["stride"] == d["dilation"] == d["groups"] == 1 and (d["r"], d["s"]) == (3, 3) and not d["narrow"]
     return winograd_tile(cpu, *sizes(d)) if plain and d["ic"] > FEW_CHANNELS else None
 
 

@@ -159,11 +159,37 @@ def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: 
     return _tile(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
 
 
+def matrix_unit_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, taps: int) -> Tile | None:
+    """For a convolution on the matrix unit, None without one.
+
+    Threads share out what is larger: the filters (`columns`), or the outputs (`rows`), so that each reads again the
+    part of the source that it rounded itself.
+    """
+    if not chip.bf16_macs:
+        return None
+    outputs = batch * (ho + 2) * (wo + 2)
+    by_rows = taps * oc <= 2 * outputs
+    panels = math.ceil(oc / 32)
+    chunks = chip.threads if by_rows or panels % chip.threads and panels < 4 * chip.threads else 1
+    block = math.ceil(math.ceil(outputs / chunks) / 32) * 32
+    order: Order = "rows" if by_rows else "columns"
+    return Tile(lanes(chip), 32, 32, order, chip.threads, True, block, "amx")
+
+
 def matrix_unit_cycles(chip: CpuShape, m: int, n: int, k: int) -> float:
     """Of the busiest thread: whole tiles of 16 x 16 x 32, panels of 32 columns shared out, and the rounding of A."""
     panels = math.ceil(math.ceil(n / 32) / chip.threads)
     products = 32 * panels * math.ceil(m / 16) * 16 * math.ceil(k / 32) * 32 / chip.bf16_macs
     return products + m * k / lanes(chip) / chip.threads * _ROUND_CYCLES
+
+
+def matrix_unit_conv_cycles(
+    chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, taps: int, stride: int
+) -> float:
+    """As `matrix_unit_cycles`, for outputs numbered through rows with a halo of a pixel on either side."""
+    outputs, depth = batch * ho * (wo + 2), math.ceil(ic / 32) * 32
+    products = math.ceil(outputs / 16) * 16 * taps * depth * math.ceil(oc / 32) * 32 / chip.bf16_macs / chip.threads
+    return products + outputs * stride**2 * depth / lanes(chip) / chip.threads * _ROUND_CYCLES
 
 
 def attention_tile(chip: CpuShape, stack: int, share: int, m: int, n: int, k: int, width: int) -> Tile:

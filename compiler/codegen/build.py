@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from chipfit.codegen.amx import build_amx_matmul
+from chipfit.codegen.amx_conv import build_amx_conv
 from chipfit.codegen.attention import build_attention
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
@@ -56,6 +57,9 @@ BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
         UnpackImageSpec: build_unpack_image,
         WinogradSpec: build_winograd,
     }
+)
+MATRIX_UNIT_BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
+    {ConvSpec: build_amx_conv, MatmulSpec: build_amx_matmul}
 )
 
 
@@ -121,8 +125,8 @@ class Linker:
         key = (repr(kernel), shapes)
         if key not in self.functions:
             name = f"{type(kernel.spec).__name__.removesuffix('Spec').lower()}_{len(self.functions)}"
-            builder = build_amx_matmul if kernel.tile.unit == "amx" else BUILDERS[type(kernel.spec)]
-            function = builder(kernel.spec, kernel.tile, name, shapes)
+            builders = MATRIX_UNIT_BUILDERS if kernel.tile.unit == "amx" else BUILDERS
+            function = builders[type(kernel.spec)](kernel.spec, kernel.tile, name, shapes)
             function = function.without_attr("global_symbol").with_attrs({"op_pattern": OPAQUE, OURS: True})
             self.functions[key] = self.builder.add_func(function, name)
         return self.functions[key]

@@ -22,7 +22,8 @@ from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import CONVS, Kernel
 from chipfit.ir.graph import Arg, Node, Value
-from chipfit.targets.tiles import FEW_CHANNELS, Tile, conv_tile, depthwise_tile
+from chipfit.ir.precision import narrow
+from chipfit.targets.tiles import FEW_CHANNELS, Tile, conv_tile, depthwise_tile, matrix_unit_tile
 from chipfit.targets.winograd import winograd_tile
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def geometry(kernel: Kernel) -> Geometry:
     given = bound(node)
     if given.get("transposed"):
         raise Unsupported("a transposed convolution")
-    source, weight = node.inputs[:2]
+    source, weight = (uncast(kernel, value) for value in node.inputs[:2])
     if len(weight.shape) != 4:
         raise Unsupported("a convolution of other than two dimensions")
     stride, padding, dilation, groups = (given[name] for name in ("stride", "padding", "dilation", "groups"))
@@ -69,6 +70,12 @@ def geometry(kernel: Kernel) -> Geometry:
     own = same_padding(padding, weight, pair(dilation)) if isinstance(padding, str) else pair(padding)
     total = (own[0] + before[0], own[1] + before[1])
     return Geometry(source, weight, bias, pair(stride), total, pair(dilation), int(groups))  # type: ignore[arg-type]
+
+
+def uncast(kernel: Kernel, value: Value) -> Value:
+    """What a layer in bfloat16 rounds."""
+    casts = {node.name: node for node in kernel.nodes if node.kind == "to"}
+    return casts[value.name].inputs[0] if value.name in casts else value
 
 
 def padded_by(kernel: Kernel, source: Value) -> tuple[tuple[int, int], Value]:
@@ -134,7 +141,8 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     if not low.is_fixed(shape.weight) or len(anchor.shape) != 4:
         raise Unsupported("a convolution by an activation")
     target = target_image(low, kernel)
-    steps = collected(low, kernel, target, shape.bias)
+    half = narrow(low.entry, kernel.anchor)
+    steps = collected(low, kernel, target, shape.bias, half.result if half else kernel.anchor)
     tensor, source = low.image(shape.source)
     batch, channels, height, width = anchor.shape
     r, s = shape.weight.shape[2:]
@@ -143,14 +151,31 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     if kernel.kind == "depthwise" and channels == source.channels:
         spec = DepthwiseSpec(source, target, *settings, steps.epilogue)
         tile = depthwise_tile(low.cpu, batch, height, width, channels)
+    elif half:
+        spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue, "bfloat16")
+        tile = narrow_tile(low, spec)
     elif tile := fast_tile(low, kernel, shape, source):
         spec = WinogradSpec(source, target, shape.padding, steps.epilogue)
     else:
         spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue)
-        tile = conv_tile(low.cpu, batch, height, width, source.channels, channels, r, s, shape.groups)
+        tile = plain_tile(low, spec)
     packed = spec.arguments(tile)[1]
     weight = low.weight(shape.weight, packed)
     low.emit_image(kernel.output, spec, tile, [tensor, weight, *operands(low, steps)], target)
+
+
+def plain_tile(low: Lowering, spec: ConvSpec) -> Tile:
+    source, target = spec.source, spec.target
+    sizes = (target.batch, target.height, target.width, source.channels, target.channels)
+    return conv_tile(low.cpu, *sizes, *spec.kernel, spec.groups)
+
+
+def narrow_tile(low: Lowering, spec: ConvSpec) -> Tile:
+    """On the matrix unit where there is one; a planar source has too few channels for it."""
+    source, target = spec.source, spec.target
+    sizes = (target.batch, target.height, target.width, source.channels, target.channels)
+    fast = None if source.planar else matrix_unit_tile(low.cpu, *sizes, math.prod(spec.kernel))
+    return fast or plain_tile(low, spec)
 
 
 def fast_tile(low: Lowering, kernel: Kernel, shape: Geometry, source: Image) -> Tile | None:
@@ -167,11 +192,15 @@ def target_image(low: Lowering, kernel: Kernel) -> Image:
     return Image(batch, height, width, channels, low.lanes, low.halo(kernel.output))
 
 
-def collected(low: Lowering, kernel: Kernel, target: Image, bias: Value | None = None) -> Steps:
-    steps = Steps(lambda value: operand(low, value, target), kernel.anchor.name)
+def collected(
+    low: Lowering, kernel: Kernel, target: Image, bias: Value | None = None, last: Node | None = None
+) -> Steps:
+    """The epilogue: what follows the anchor, or `last` of the kernel's nodes."""
+    last = last or kernel.anchor
+    steps = Steps(lambda value: operand(low, value, target), last.name)
     if bias is not None:
         steps.prepare("add", bias, Operand((target.channels,)))
-    for node in kernel.nodes[kernel.nodes.index(kernel.anchor) + 1 :]:
+    for node in kernel.nodes[kernel.nodes.index(last) + 1 :]:
         steps.add(node)
     return steps
 

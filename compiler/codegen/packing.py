@@ -44,7 +44,17 @@ def _halves(params: Mapping[str, int | bool], weight: Array) -> Array:
 def _pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(n, k) if `transposed` else (k, n) -> bfloat16, [n / 32][k / 32][2][16][16][2]: for each panel and step along k
     two of AMX's tiles, whose rows hold the numbers of two neighbouring k for each of 16 columns. Filled up with zeros."""
-    matrix = weight.T if params["transposed"] else weight
+    return pairs(weight.T if params["transposed"] else weight)
+
+
+def _conv_pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """(OC, IC, R, S) -> pairs over the reduction (R, S, IC), where the channels of each tap are filled up to 32."""
+    taps = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 32), (0, 0), (0, 0))).transpose(2, 3, 1, 0)
+    return pairs(taps.reshape(-1, weight.shape[0]))
+
+
+def pairs(matrix: Array) -> Array:
+    """(k, n) as `_pairs` describes."""
     k, n = matrix.shape
     whole = np.pad(matrix, ((0, -k % 32), (0, -n % 32))).reshape(-(-k // 32), 16, 2, -(-n // 32), 2, 16)
     return bfloat16(np.ravel(whole.transpose(3, 0, 4, 1, 5, 2)))
@@ -58,6 +68,8 @@ def bfloat16(values: Array) -> Array:
 
 def _conv(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(OC, IC / groups, R, S) -> for each group, panels over the reduction (R, S, IC / groups)."""
+    if params["half"]:
+        weight = (bfloat16(weight).astype(np.uint32) << 16).view(np.float32).reshape(weight.shape)
     groups = np.split(weight, params["groups"])
     flat = [group.transpose(2, 3, 1, 0).reshape(-1, group.shape[0]) for group in groups]
     return np.concatenate([panels(matrix, params["lanes"], params["nr"]) for matrix in flat])
@@ -90,6 +102,7 @@ _PACKERS = {
     "nibbles": _nibbles,
     "halves": _halves,
     "pairs": _pairs,
+    "conv_pairs": _conv_pairs,
     "conv": _conv,
     "winograd": _winograd,
     "depthwise": _depthwise,

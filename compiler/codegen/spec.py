@@ -113,7 +113,8 @@ class Packing:
 
     kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `nibbles` (int4 matrix; `lanes`, `nr`, `k`, `group`),
     `halves` (matrix as bfloat16, else as `panels`), `pairs` (matrix as bfloat16 for AMX; `transposed`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
-    `groups`), `winograd` (OC, IC, 3, 3; `lanes`, `nr`), `depthwise` (C, 1, R, S; `lanes`).
+    `groups`, `half` to round to bfloat16), `conv_pairs` (OC, IC, R, S, as
+    `pairs` over (R, S, IC)), `winograd` (OC, IC, 3, 3; `lanes`, `nr`), `depthwise` (C, 1, R, S; `lanes`).
     """
 
     kind: str
@@ -224,7 +225,7 @@ class MatmulSpec:
 class ConvSpec:
     """2-D convolution, (groups, any channels); `padding` is (top, left), bottom and right follow from the sizes.
 
-    The source's halo must cover the padding on all sides; a planar source (groups = 1) is for few channels.
+    Of a weight `stored` in bfloat16 only that many bits count, and the source may be rounded to bfloat16 too. The source's halo must cover the padding on all sides; a planar source (groups = 1) is for few channels.
     """
 
     source: Image
@@ -235,13 +236,19 @@ class ConvSpec:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     epilogue: Epilogue = Epilogue()
+    stored: Literal["float32", "bfloat16"] = "float32"
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
         group_out, group_in = self.target.channels // self.groups, self.source.channels // self.groups
         size = self.groups * round_up(group_out, tile.lanes) * group_in * math.prod(self.kernel)
-        packing = Packing("conv", {"lanes": tile.lanes, "nr": tile.nr, "groups": self.groups})
+        half = self.stored == "bfloat16"
+        packing = Packing("conv", {"lanes": tile.lanes, "nr": tile.nr, "groups": self.groups, "half": half})
+        weight = Argument("weight", (size,), packing)
+        if tile.unit == "amx":
+            size = round_up(group_out, AMX_PANEL) * round_up(group_in, AMX_DEPTH) * math.prod(self.kernel)
+            weight = Argument("weight", (size,), Packing("conv_pairs"), "uint16")
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        return (source, Argument("weight", (size,), packing), *_operands(self.epilogue.operands), target)
+        return (source, weight, *_operands(self.epilogue.operands), target)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     read = read_bytes(kernel, shapes)
     if kernel.kind == "matmul":
         dims["streamed"] = streamed_bytes(kernel, shapes)
+    if kernel.kind in ("matmul", "conv"):
         dims["narrow"] = int(kernel.anchor.outputs[0].type.dtype == torch.bfloat16)
     if all(node.kind in FREE for node in kernel.nodes):
         return Work(0, 0, 0, dims)

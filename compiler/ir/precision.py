@@ -14,7 +14,7 @@ import torch
 from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
 from chipfit.ir.ops.signature import arguments, with_arguments
 
-LAYERS = ("linear",)
+LAYERS = ("linear", "conv2d")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ def spelled(layer: Node) -> Iterator[Node]:
     yield Node(layer.op, plain.args, plain.kwargs, (product,), layer.module)
     whole = result if bias is None else _value(result, "sum", result.shape, torch.float32)
     yield Node("aten.to.dtype", (product, torch.float32), (), (whole,), layer.module)
-    if bias is not None:
+    if isinstance(bias, Value):
+        if layer.kind == "conv2d":
+            column = (*bias.shape, 1, 1)
+            beside = _value(result, "bias", column, torch.float32)
+            yield Node("aten.reshape.default", (bias, column), (), (beside,), layer.module)
+            bias = beside
         yield Node("aten.add.Tensor", (whole, bias), (), (result,), layer.module)
 
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from kernel_runner import LANES, TILE, from_image, round_trip, run_kernel, to_image
 from torch import Tensor
 
+from chipfit.codegen.amx_conv import build_amx_conv
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
 from chipfit.codegen.images import build_pack_image
 from chipfit.codegen.pool import build_global_pool, build_pool
+from chipfit.codegen.runtime import allow_matrix_unit
 from chipfit.codegen.spec import (
     ConvSpec,
     DepthwiseSpec,
@@ -28,6 +30,7 @@ from chipfit.codegen.spec import (
     WinogradSpec,
 )
 from chipfit.codegen.winograd import build_winograd
+from chipfit.targets.detect import has_amx
 from chipfit.targets.tiles import Tile
 
 HALO = (1, 0, 2, 1)
@@ -58,6 +61,36 @@ def test_winograd(size: tuple[int, int, int], channels: tuple[int, int], padding
     spec = WinogradSpec(source, target, padding, epilogue)
     out = run_kernel(build_winograd, spec, to_image(source, x), w, bias, tile=tile)
     np.testing.assert_allclose(from_image(target, out), F.silu(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not has_amx(), reason="this processor has no AMX")
+@settings(max_examples=15, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 2), st.integers(3, 12), st.integers(3, 12)),
+    channels=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    kernel=st.sampled_from([1, 2, 3]),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    block=st.sampled_from([32, 64, 256]),
+)
+def test_conv_on_the_matrix_unit(
+    size: tuple[int, int, int], channels: tuple[int, int], kernel: int, stride: int, dilation: int, block: int
+) -> None:
+    allow_matrix_unit()
+    (batch, height, width), (ins, outs), padding = size, channels, kernel // 2 * dilation
+    torch.manual_seed(0)
+    x, w, bias = torch.randn(batch, ins, height, width), torch.randn(outs, ins, kernel, kernel), torch.randn(outs)
+    if min(height, width) + 2 * padding < (kernel - 1) * dilation + 1:
+        return
+    expected = F.conv2d(x.bfloat16().float(), w.bfloat16().float(), bias, stride, padding, dilation)
+    source = Image(batch, height, width, ins, 16, (padding,) * 4)
+    target = Image(batch, expected.shape[2], expected.shape[3], outs, 16, HALO)
+    epilogue = Epilogue((Step("add", ("acc", 0)), Step("relu")), (Operand((outs,)),))
+    window = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2)
+    spec = ConvSpec(source, target, *window, 1, epilogue, "bfloat16")
+    tile = Tile(16, 32, 32, "columns", 2, True, block, "amx")
+    out = run_kernel(build_amx_conv, spec, to_image(source, x), w, bias, tile=tile)
+    np.testing.assert_allclose(from_image(target, out), F.relu(expected), rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=12, deadline=None)

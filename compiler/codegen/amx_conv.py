@@ -1,0 +1,193 @@
+"""Convolution in bfloat16 on Intel's AMX, without building patches: a tile of A is 16 pixels in a row of memory.
+
+The source is rounded into scratch with its halo, one image for each remainder of rows and columns by the stride. There
+the inputs of neighbouring outputs are neighbours for every tap, also across the end of a row: outputs are numbered
+through the width of scratch, and those that fall into the halo are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tvm.tirx import PrimFunc
+from tvm.tirx.script import builder as T
+
+from chipfit.codegen.amx import SIDE, TILE_BYTES, A, B, configure, instruction, load, rounded
+from chipfit.codegen.conv import check_halo
+from chipfit.codegen.epilogue import Finish, image_layout
+from chipfit.codegen.images import zero_halo
+from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
+from chipfit.codegen.register import Output
+from chipfit.codegen.spec import AMX_DEPTH, AMX_PANEL, ConvSpec, Shape, round_up
+from chipfit.targets.tiles import Tile
+
+BLOCK = 2 * SIDE  # outputs of one square of sums
+
+
+def build_amx_conv(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
+    """Arguments: source, weight, operands, target. Raises ValueError for groups, planes or too small a halo."""
+    check_halo(spec)
+    if spec.groups > 1 or spec.source.planar:
+        raise ValueError(f"Kernel {name} takes no groups and no planes.")
+
+    def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
+        simd = Simd(tile.lanes)
+        zero_halo(simd, rest[-1], spec.target)
+        finish = Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
+        _AmxConv(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish)).emit()
+
+    return function(name, spec.arguments(tile), body, shapes)
+
+
+@dataclass(frozen=True)
+class _AmxConv:
+    """The state of one kernel's emission."""
+
+    spec: ConvSpec
+    tile: Tile
+    simd: Simd
+    x: Buffer
+    w: Buffer
+    output: Output
+
+    @cached_property
+    def depth(self) -> int:
+        """Channels of a pixel in scratch."""
+        return round_up(self.spec.source.channels, AMX_DEPTH)
+
+    @cached_property
+    def rows(self) -> int:
+        """Of one image in scratch."""
+        return -(-self.spec.source.rows // self.spec.stride[0])
+
+    @cached_property
+    def columns(self) -> int:
+        return -(-self.spec.source.columns // self.spec.stride[1])
+
+    @cached_property
+    def plane(self) -> int:
+        """Pixels of the images of a batch for one remainder."""
+        return self.spec.source.batch * self.rows * self.columns
+
+    @cached_property
+    def outputs(self) -> int:
+        """Positions from the first output to the last."""
+        target = self.spec.target
+        return ((target.batch - 1) * self.rows + target.height - 1) * self.columns + target.width
+
+    def emit(self) -> None:
+        remainders = self.spec.stride[0] * self.spec.stride[1]
+        size = (remainders * self.plane + self.columns + 2 * BLOCK) * self.depth
+        halves = T.alloc_buffer((size,), "uint16", scope="global", layout=None)
+        T.buffer_store(halves, T.uint16(0), [size - 1])  # TVM allocates no more than what it sees used
+        with jobs(self.spec.source.batch, self.rows) as (b, row):
+            self._round(halves, b, row)
+        panels, span = -(-self.spec.target.channels // AMX_PANEL), self.tile.block
+        spans, by_rows = -(-self.outputs // span), self.tile.order == "rows"
+        with jobs(*((spans, panels) if by_rows else (panels, spans))) as at:
+            t, p = at if by_rows else reversed(at)
+            configure()
+            split(self.outputs, span, t, lambda count: self._span(halves, p, t * span, count))
+            instruction("tilerelease")
+
+    def _offsets(self, dim: int) -> list[int]:
+        """Of each tap, where the source with its halo starts to be read along rows (0) or columns (1)."""
+        spec = self.spec
+        before = spec.source.halo[2 * dim] - spec.padding[dim]
+        return [before + tap * spec.dilation[dim] for tap in range(spec.kernel[dim])]
+
+    def _round(self, halves: Buffer, b: Expr, row: Expr) -> None:
+        """The rows of the source that become `row` of each remainder's image, where a tap reads it."""
+        (down, across), source = self.spec.stride, self.spec.source
+        for i in sorted({offset % down for offset in self._offsets(0)}):
+            y = row * down + i
+            if self.rows * down - down + i < source.rows:
+                self._round_row(halves, b, row, y, i)
+            else:
+                with T.If(y < source.rows), T.Then():
+                    self._round_row(halves, b, row, y, i)
+
+    def _round_row(self, halves: Buffer, b: Expr, row: Expr, y: Expr, i: int) -> None:
+        across, source = self.spec.stride[1], self.spec.source
+        for j in sorted({offset % across for offset in self._offsets(1)}):
+            with T.serial(0, len(range(j, source.columns, across))) as column:
+                pixel = (i * across + j) * self.plane + (b * self.rows + row) * self.columns + column
+                start = ((b * source.rows + y) * source.columns + column * across + j) * source.stored_channels
+                self._round_pixel(halves, pixel * self.depth, start)
+
+    def _round_pixel(self, halves: Buffer, to: Expr, start: Expr) -> None:
+        """The channels of a pixel, and zeros behind them."""
+        lanes, channels = self.simd.lanes, self.spec.source.channels
+
+        def vector(c: Expr, valid: int) -> None:
+            value = self.simd.where(valid, self.simd.load(self.x, start + c), 0.0)
+            T.buffer_store(halves, rounded(self.simd, value), [T.ramp(to + c, 1, lanes)])
+
+        pieces(channels, lanes, vector)
+        for c in range(round_up(channels, lanes), self.depth, lanes):
+            T.buffer_store(halves, T.broadcast(T.uint16(0), lanes), [T.ramp(to + c, 1, lanes)])
+
+    def _span(self, halves: Buffer, p: Expr, start: Expr, count: int) -> None:
+        channels = self.spec.target.channels
+        sums = T.alloc_buffer((BLOCK * AMX_PANEL,), "float32", scope="global", layout=None)
+        T.buffer_store(sums, T.float32(0), [BLOCK * AMX_PANEL - 1])
+
+        def panel(size: int) -> None:
+            def block(m: Expr, rows: int) -> None:
+                self._multiply(halves, sums, start + m, p, (-(-rows // SIDE), -(-size // SIDE)), m, count)
+                with T.serial(0, rows) as row:
+                    self._store(sums, row, start + m + row, p * AMX_PANEL, size)
+
+            pieces(count, BLOCK, block)
+
+        split(channels, AMX_PANEL, p, panel)
+
+    def _multiply(
+        self, halves: Buffer, sums: Buffer, first: Expr, p: Expr, tiles: tuple[int, int], m: Expr, count: int
+    ) -> None:
+        """The sums of `tiles` (down, across) of outputs from `first` on, into scratch."""
+        down, across = tiles
+        square = [(i, j) for i in range(down) for j in range(across)]
+        for i, j in square:
+            instruction("tilezero", T.int8(2 * i + j))
+        (height, width), steps = self.spec.kernel, self.depth // AMX_DEPTH
+        step, blocks = AMX_PANEL * AMX_DEPTH, -(-count // BLOCK)
+        with T.serial(0, height) as r, T.serial(0, width) as s, T.serial(0, steps) as k:
+            pixel = first + self._tap(r, s)
+            here = ((p * height + r) * width + s) * steps + k
+            for i in range(down):
+                load(A + i, halves, (pixel + i * SIDE) * self.depth + k * AMX_DEPTH, 2 * self.depth)
+            for j in range(across):
+                load(B + j, self.w, here * step + j * SIDE * AMX_DEPTH, TILE_BYTES)
+            for i, j in square:
+                instruction("tdpbf16ps", T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
+            self._prefetch((here + height * width * steps) * step, m // BLOCK, step, blocks)
+        for i, j in square:
+            address = T.address_of(sums[i * SIDE * AMX_PANEL + j * SIDE])
+            instruction("tilestored64", T.int8(2 * i + j), address, T.int64(4 * AMX_PANEL))
+
+    def _tap(self, r: Expr, s: Expr) -> Expr:
+        """How many pixels of scratch lie between an output's position and what it multiplies with this tap."""
+        (down, across), (up, left) = self.spec.stride, (self._offsets(0)[0], self._offsets(1)[0])
+        y, x = up + r * self.spec.dilation[0], left + s * self.spec.dilation[1]
+        remainder = (y % down * across if down > 1 else 0) + (x % across if across > 1 else 0)
+        return remainder * self.plane + y // down * self.columns + x // across
+
+    def _prefetch(self, offset: Expr, block: Expr, step: int, blocks: int) -> None:
+        """This step of the next panel, shared out among the blocks of outputs."""
+        share = -(-step * 2 // LINE // blocks)
+        for line in range(share):
+            self.simd.prefetch(self.w, offset + (block * share + line) * (LINE // 2))
+
+    def _store(self, sums: Buffer, row: Expr, position: Expr, n: Expr, size: int) -> None:
+        target, lanes = self.spec.target, self.simd.lanes
+        line, x = position // self.columns, position % self.columns
+        b, y = line // self.rows, line % self.rows
+        with T.If(T.And(x < target.width, y < target.height)), T.Then():
+            for j in range(0, size, lanes):
+                at = (b, y, x, n + j)
+                value = T.bind(self.simd.load(sums, row * AMX_PANEL + j))
+                finished = self.output.finish(value, at, min(lanes, size - j))
+                self.simd.store(self.output.buffer, self.output.layout.at(at), finished)
