@@ -159,7 +159,7 @@ def _attention_cycles(dims: Dims, cpu: Cpu) -> float:
 @lru_cache(maxsize=65536)
 def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
-    if d["narrow"] and d["ic"] > FEW_CHANNELS and cpu.bf16_macs:
+    if d["narrow"] and cpu.bf16_macs:
         return matrix_unit_conv_cycles(cpu, *sizes(d), d["r"] * d["s"], d["stride"])
     if tile := fast_tile(d, cpu):
         return winograd_cycles(cpu, tile, *sizes(d))

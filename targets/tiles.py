@@ -187,7 +187,7 @@ def matrix_unit_conv_cycles(
     chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, taps: int, stride: int
 ) -> float:
     """As `matrix_unit_cycles`, for outputs numbered through rows with a halo of a pixel on either side."""
-    outputs, depth = batch * ho * (wo + 2), math.ceil(ic / 32) * 32
+    outputs, depth = batch * ho * (wo + 2), ic * 4 if ic <= FEW_CHANNELS else math.ceil(ic / 32) * 32
     products = math.ceil(outputs / 16) * 16 * taps * depth * math.ceil(oc / 32) * 32 / chip.bf16_macs / chip.threads
     return products + outputs * stride**2 * depth / lanes(chip) / chip.threads * _ROUND_CYCLES
 

@@ -28,21 +28,27 @@ BLOCK = 2 * SIDE  # outputs of one square of sums
 
 def build_amx_conv(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
     """Arguments: source, weight, operands, target. Raises ValueError for groups, planes or too small a halo."""
-    check_halo(spec)
     if spec.groups > 1 or spec.source.planar:
         raise ValueError(f"Kernel {name} takes no groups and no planes.")
+    return build_with(AmxConv, spec, tile, name, shapes)
+
+
+def build_with(
+    emitter: type[AmxConv], spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None
+) -> PrimFunc:
+    check_halo(spec)
 
     def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
         simd = Simd(tile.lanes)
         zero_halo(simd, rest[-1], spec.target)
         finish = Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
-        _AmxConv(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish)).emit()
+        emitter(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish)).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
 
 @dataclass(frozen=True)
-class _AmxConv:
+class AmxConv:
     """The state of one kernel's emission."""
 
     spec: ConvSpec
@@ -66,6 +72,16 @@ class _AmxConv:
     def columns(self) -> int:
         return -(-self.spec.source.columns // self.spec.stride[1])
 
+    @property
+    def remainders(self) -> int:
+        """Images in scratch for each of the source."""
+        return self.spec.stride[0] * self.spec.stride[1]
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Rows and columns of taps that are summed up one after the other."""
+        return self.spec.kernel
+
     @cached_property
     def plane(self) -> int:
         """Pixels of the images of a batch for one remainder."""
@@ -78,8 +94,7 @@ class _AmxConv:
         return ((target.batch - 1) * self.rows + target.height - 1) * self.columns + target.width
 
     def emit(self) -> None:
-        remainders = self.spec.stride[0] * self.spec.stride[1]
-        size = (remainders * self.plane + self.columns + 2 * BLOCK) * self.depth
+        size = (self.remainders * self.plane + self.columns + 2 * BLOCK) * self.depth
         halves = T.alloc_buffer((size,), "uint16", scope="global", layout=None)
         T.buffer_store(halves, T.uint16(0), [size - 1])  # TVM allocates no more than what it sees used
         with jobs(self.spec.source.batch, self.rows) as (b, row):
@@ -92,7 +107,7 @@ class _AmxConv:
             split(self.outputs, span, t, lambda count: self._span(halves, p, t * span, count))
             instruction("tilerelease")
 
-    def _offsets(self, dim: int) -> list[int]:
+    def offsets(self, dim: int) -> list[int]:
         """Of each tap, where the source with its halo starts to be read along rows (0) or columns (1)."""
         spec = self.spec
         before = spec.source.halo[2 * dim] - spec.padding[dim]
@@ -101,17 +116,17 @@ class _AmxConv:
     def _round(self, halves: Buffer, b: Expr, row: Expr) -> None:
         """The rows of the source that become `row` of each remainder's image, where a tap reads it."""
         (down, across), source = self.spec.stride, self.spec.source
-        for i in sorted({offset % down for offset in self._offsets(0)}):
+        for i in sorted({offset % down for offset in self.offsets(0)}):
             y = row * down + i
             if self.rows * down - down + i < source.rows:
-                self._round_row(halves, b, row, y, i)
+                self.round_row(halves, b, row, y, i)
             else:
                 with T.If(y < source.rows), T.Then():
-                    self._round_row(halves, b, row, y, i)
+                    self.round_row(halves, b, row, y, i)
 
-    def _round_row(self, halves: Buffer, b: Expr, row: Expr, y: Expr, i: int) -> None:
+    def round_row(self, halves: Buffer, b: Expr, row: Expr, y: Expr, i: int) -> None:
         across, source = self.spec.stride[1], self.spec.source
-        for j in sorted({offset % across for offset in self._offsets(1)}):
+        for j in sorted({offset % across for offset in self.offsets(1)}):
             with T.serial(0, len(range(j, source.columns, across))) as column:
                 pixel = (i * across + j) * self.plane + (b * self.rows + row) * self.columns + column
                 start = ((b * source.rows + y) * source.columns + column * across + j) * source.stored_channels
@@ -152,10 +167,10 @@ class _AmxConv:
         square = [(i, j) for i in range(down) for j in range(across)]
         for i, j in square:
             instruction("tilezero", T.int8(2 * i + j))
-        (height, width), steps = self.spec.kernel, self.depth // AMX_DEPTH
+        (height, width), steps = self.taps, self.depth // AMX_DEPTH
         step, blocks = AMX_PANEL * AMX_DEPTH, -(-count // BLOCK)
         with T.serial(0, height) as r, T.serial(0, width) as s, T.serial(0, steps) as k:
-            pixel = first + self._tap(r, s)
+            pixel = first + self.tap(r, s)
             here = ((p * height + r) * width + s) * steps + k
             for i in range(down):
                 load(A + i, halves, (pixel + i * SIDE) * self.depth + k * AMX_DEPTH, 2 * self.depth)
@@ -168,9 +183,9 @@ class _AmxConv:
             address = T.address_of(sums[i * SIDE * AMX_PANEL + j * SIDE])
             instruction("tilestored64", T.int8(2 * i + j), address, T.int64(4 * AMX_PANEL))
 
-    def _tap(self, r: Expr, s: Expr) -> Expr:
+    def tap(self, r: Expr, s: Expr) -> Expr:
         """How many pixels of scratch lie between an output's position and what it multiplies with this tap."""
-        (down, across), (up, left) = self.spec.stride, (self._offsets(0)[0], self._offsets(1)[0])
+        (down, across), (up, left) = self.spec.stride, (self.offsets(0)[0], self.offsets(1)[0])
         y, x = up + r * self.spec.dilation[0], left + s * self.spec.dilation[1]
         remainder = (y % down * across if down > 1 else 0) + (x % across if across > 1 else 0)
         return remainder * self.plane + y // down * self.columns + x // across

@@ -12,6 +12,7 @@ from tvm import relax
 
 from chipfit.codegen.amx import build_amx_matmul
 from chipfit.codegen.amx_conv import build_amx_conv
+from chipfit.codegen.amx_planes import build_amx_planes
 from chipfit.codegen.attention import build_attention
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
@@ -58,9 +59,16 @@ BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
         WinogradSpec: build_winograd,
     }
 )
-MATRIX_UNIT_BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
-    {ConvSpec: build_amx_conv, MatmulSpec: build_amx_matmul}
-)
+
+
+def builder(kernel: Generated) -> Callable[..., Any]:
+    """The generator for a spec and the unit that its tile is for."""
+    spec = kernel.spec
+    if kernel.tile.unit == "vector":
+        return BUILDERS[type(spec)]
+    if isinstance(spec, ConvSpec):
+        return build_amx_planes if spec.source.planar else build_amx_conv
+    return build_amx_matmul
 
 
 def build_library(program: Program, target: Any, lanes: int, path: Path, link: Link | None = None) -> None:
@@ -125,8 +133,7 @@ class Linker:
         key = (repr(kernel), shapes)
         if key not in self.functions:
             name = f"{type(kernel.spec).__name__.removesuffix('Spec').lower()}_{len(self.functions)}"
-            builders = MATRIX_UNIT_BUILDERS if kernel.tile.unit == "amx" else BUILDERS
-            function = builders[type(kernel.spec)](kernel.spec, kernel.tile, name, shapes)
+            function = builder(kernel)(kernel.spec, kernel.tile, name, shapes)
             function = function.without_attr("global_symbol").with_attrs({"op_pattern": OPAQUE, OURS: True})
             self.functions[key] = self.builder.add_func(function, name)
         return self.functions[key]

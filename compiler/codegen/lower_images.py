@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import (
+    AMX_DEPTH,
     ConvSpec,
     DepthwiseSpec,
     GlobalPoolSpec,
@@ -171,10 +172,11 @@ def plain_tile(low: Lowering, spec: ConvSpec) -> Tile:
 
 
 def narrow_tile(low: Lowering, spec: ConvSpec) -> Tile:
-    """On the matrix unit where there is one; a planar source has too few channels for it."""
+    """On the matrix unit where there is one, but for planes with wide windows."""
     source, target = spec.source, spec.target
     sizes = (target.batch, target.height, target.width, source.channels, target.channels)
-    fast = None if source.planar else matrix_unit_tile(low.cpu, *sizes, math.prod(spec.kernel))
+    wide = source.planar and spec.kernel[1] * source.channels > AMX_DEPTH
+    fast = None if wide or spec.groups > 1 else matrix_unit_tile(low.cpu, *sizes, math.prod(spec.kernel))
     return fast or plain_tile(low, spec)
 
 

@@ -48,9 +48,12 @@ def _pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
 
 
 def _conv_pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
-    """(OC, IC, R, S) -> pairs over the reduction (R, S, IC), where the channels of each tap are filled up to 32."""
-    taps = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 32), (0, 0), (0, 0))).transpose(2, 3, 1, 0)
-    return pairs(taps.reshape(-1, weight.shape[0]))
+    """(OC, IC, R, S) -> pairs over the reduction (R, S, IC), filled up to 32 at each tap, or if `planar` each row."""
+    taps = weight.transpose(2, 3, 1, 0)
+    if params["planar"]:
+        taps = taps.reshape(taps.shape[0], 1, -1, taps.shape[-1])
+    filled = np.pad(taps, ((0, 0), (0, 0), (0, -taps.shape[2] % 32), (0, 0)))
+    return pairs(filled.reshape(-1, weight.shape[0]))
 
 
 def pairs(matrix: Array) -> Array:

@@ -114,7 +114,7 @@ class Packing:
     kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `nibbles` (int4 matrix; `lanes`, `nr`, `k`, `group`),
     `halves` (matrix as bfloat16, else as `panels`), `pairs` (matrix as bfloat16 for AMX; `transposed`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
     `groups`, `half` to round to bfloat16), `conv_pairs` (OC, IC, R, S, as
-    `pairs` over (R, S, IC)), `winograd` (OC, IC, 3, 3; `lanes`, `nr`), `depthwise` (C, 1, R, S; `lanes`).
+    `pairs` over (R, S, IC), each tap or if `planar` each row of taps filled up), `winograd` (OC, IC, 3, 3; `lanes`, `nr`), `depthwise` (C, 1, R, S; `lanes`).
     """
 
     kind: str
@@ -245,8 +245,10 @@ class ConvSpec:
         packing = Packing("conv", {"lanes": tile.lanes, "nr": tile.nr, "groups": self.groups, "half": half})
         weight = Argument("weight", (size,), packing)
         if tile.unit == "amx":
-            size = round_up(group_out, AMX_PANEL) * round_up(group_in, AMX_DEPTH) * math.prod(self.kernel)
-            weight = Argument("weight", (size,), Packing("conv_pairs"), "uint16")
+            rows, columns = self.kernel
+            row = round_up(columns * group_in, AMX_DEPTH) if self.source.planar else columns * round_up(group_in, AMX_DEPTH)
+            packing = Packing("conv_pairs", {"planar": self.source.planar})
+            weight = Argument("weight", (round_up(group_out, AMX_PANEL) * rows * row,), packing, "uint16")
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
         return (source, weight, *_operands(self.epilogue.operands), target)
 

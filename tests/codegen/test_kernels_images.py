@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from kernel_runner import LANES, TILE, from_image, round_trip, run_kernel, to_im
 from torch import Tensor
 
 from chipfit.codegen.amx_conv import build_amx_conv
+from chipfit.codegen.amx_planes import build_amx_planes
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
 from chipfit.codegen.images import build_pack_image
@@ -76,6 +79,27 @@ def test_winograd(size: tuple[int, int, int], channels: tuple[int, int], padding
 def test_conv_on_the_matrix_unit(
     size: tuple[int, int, int], channels: tuple[int, int], kernel: int, stride: int, dilation: int, block: int
 ) -> None:
+    check_on_the_matrix_unit(build_amx_conv, size, channels, kernel, stride, dilation, block)
+
+
+@pytest.mark.skipif(not has_amx(), reason="this processor has no AMX")
+@settings(max_examples=10, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 2), st.integers(3, 12), st.integers(3, 50)),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 70)),
+    kernel=st.sampled_from([1, 3, 7]),
+    stride=st.integers(1, 2),
+    block=st.sampled_from([32, 256]),
+)
+def test_planes_on_the_matrix_unit(
+    size: tuple[int, int, int], channels: tuple[int, int], kernel: int, stride: int, block: int
+) -> None:
+    check_on_the_matrix_unit(build_amx_planes, size, channels, kernel, stride, 1, block)
+
+
+def check_on_the_matrix_unit(
+    build: Any, size: tuple[int, int, int], channels: tuple[int, int], kernel: int, stride: int, dilation: int, block: int
+) -> None:
     allow_matrix_unit()
     (batch, height, width), (ins, outs), padding = size, channels, kernel // 2 * dilation
     torch.manual_seed(0)
@@ -83,13 +107,13 @@ def test_conv_on_the_matrix_unit(
     if min(height, width) + 2 * padding < (kernel - 1) * dilation + 1:
         return
     expected = F.conv2d(x.bfloat16().float(), w.bfloat16().float(), bias, stride, padding, dilation)
-    source = Image(batch, height, width, ins, 16, (padding,) * 4)
+    source = Image(batch, height, width, ins, 16, (padding,) * 4, planar=build is build_amx_planes)
     target = Image(batch, expected.shape[2], expected.shape[3], outs, 16, HALO)
     epilogue = Epilogue((Step("add", ("acc", 0)), Step("relu")), (Operand((outs,)),))
     window = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2)
     spec = ConvSpec(source, target, *window, 1, epilogue, "bfloat16")
     tile = Tile(16, 32, 32, "columns", 2, True, block, "amx")
-    out = run_kernel(build_amx_conv, spec, to_image(source, x), w, bias, tile=tile)
+    out = run_kernel(build, spec, to_image(source, x), w, bias, tile=tile)
     np.testing.assert_allclose(from_image(target, out), F.relu(expected), rtol=1e-4, atol=1e-4)
 
 
