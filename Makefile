@@ -9,7 +9,7 @@ TYPES := build/types/chipfit
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-codegen bench-decode data venv clean
+.PHONY: help demo test lint bench bench-codegen bench-pruned bench-precision bench-decode data venv clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -36,7 +36,13 @@ bench-codegen: $(VENV)/bench.stamp  ## the same for more models on one and on tw
 	$(BIN)/python benchmarks/latency.py resnet20 benchmarks/models.py:resnet18 benchmarks/models.py:resnet50 mobilenetv2 \
 		efficientnet_lite0 minilm smollm2 smollm2_decode --threads 1 2 --command "make $@" --out docs/benchmarks/codegen.md
 
-bench-decode: $(VENV)/run.stamp  ## time a decoding step with float32 and int8 weights, into docs/benchmarks/decode.md
+bench-pruned: $(VENV)/bench.stamp  ## the same for randomly pruned networks, into docs/benchmarks/pruned.md
+	$(BIN)/python benchmarks/pruned.py
+
+bench-precision: $(VENV)/bench.stamp  ## time bfloat16 beside OpenVINO's, into docs/benchmarks/precision.md
+	$(BIN)/python benchmarks/precision.py
+
+bench-decode: $(VENV)/llama.stamp  ## time a decoding step with weights in fewer bits beside llama.cpp, into docs/benchmarks/decode.md
 	$(BIN)/python benchmarks/decode.py
 
 data:  ## fetch Fashion-MNIST (Debian's package) into build/data
@@ -62,4 +68,8 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.lock
 
 $(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.lock
 	$(PIP) -r requirements/bench.lock
+	@touch $@
+
+$(VENV)/llama.stamp: $(VENV)/run.stamp requirements/llama.lock
+	$(PIP) -r requirements/llama.lock
 	@touch $@

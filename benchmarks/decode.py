@@ -1,23 +1,26 @@
-"""Times one decoding step of SmolLM2 with float32 and with int8 weights and writes docs/benchmarks/decode.md.
+"""Times one decoding step of SmolLM2 with weights in fewer bits and writes docs/benchmarks/decode.md.
 
-Both libraries run interleaved in one process, on equal threads, on the same token and cache.
+All libraries run interleaved in one process, on equal threads, on the same token and cache, with llama.cpp beside them.
 """
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import llama
 from latency import processor
 
 from chipfit.bench import SETTLE
-from chipfit.codegen import Library, compile_graph
-from chipfit.examples import smollm2_decode
+from chipfit.codegen import compile_graph
+from chipfit.examples import smollm2, smollm2_decode
 from chipfit.frontend.importer import import_model
+from chipfit.ir.graph import Graph
 from chipfit.measure import Timing, interleave, paired_ratio
 from chipfit.passes.base import Context
+from chipfit.passes.bfloat16 import Bfloat16
 from chipfit.passes.quantize import Quantize
 from chipfit.targets.registry import get_target
 
@@ -27,20 +30,22 @@ WHOLE = "float32"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "decode.md"
 
 
-def libraries(threads: int, folder: Path) -> Mapping[str, Library]:
-    model, inputs = smollm2_decode.model()
-    graph = import_model(model, inputs)
-    graphs = {WHOLE: graph, "int8": Quantize().run(graph, Context(teacher=graph)).graph}
-    target = get_target("host").with_cores(threads)
-    return {name: compile_graph(one, target, folder / name, inputs) for name, one in graphs.items()}
+def graphs() -> Mapping[str, Graph]:
+    graph = import_model(*smollm2_decode.model())
+    passes = {"bfloat16": Bfloat16(), "int8": Quantize(), "int4, groups of 32": Quantize(bits=4)}
+    context = Context(teacher=graph)
+    return {WHOLE: graph} | {name: one.run(graph, context).graph for name, one in passes.items()}
 
 
-def timed(threads: int) -> Mapping[str, Timing]:
+def steps(variants: Mapping[str, Graph], threads: int, folder: Path) -> Mapping[str, Callable[[], object]]:
     _, inputs = smollm2_decode.model()
-    arrays = [tensor.numpy() for tensor in inputs]
-    with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
-        calls = {name: (lambda made=made: made(*arrays)) for name, made in libraries(threads, Path(folder)).items()}
-        return interleave(calls, rounds=1000, seconds=SECONDS, settle=SETTLE)
+    arrays, target = [tensor.numpy() for tensor in inputs], get_target("host").with_cores(threads)
+    libraries = {name: compile_graph(graph, target, folder / name, inputs) for name, graph in variants.items()}
+    calls: dict[str, Callable[[], object]] = {n: (lambda made=made: made(*arrays)) for n, made in libraries.items()}
+    for name in llama.FORMATS:
+        file = llama.requantized(smollm2.gguf(), name, folder)
+        calls[f"llama.cpp {name}"] = llama.decoding_step(file, threads, smollm2_decode.LENGTH - 1)
+    return calls
 
 
 def section(threads: int, timings: Mapping[str, Timing]) -> str:
@@ -52,14 +57,19 @@ def section(threads: int, timings: Mapping[str, Timing]) -> str:
 
 
 def main() -> None:
-    load = os.getloadavg()[0]
-    sections = [section(threads, timed(threads)) for threads in THREADS]
+    load, sections, variants = os.getloadavg()[0], [], graphs()
+    for threads in THREADS:
+        with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
+            calls = steps(variants, threads, Path(folder))
+            sections.append(section(threads, interleave(calls, rounds=1000, seconds=SECONDS, settle=SETTLE)))
     intro = f"""# Decoding with weights in fewer bits
 
-`make bench-decode` on {date.today()}: {processor()}, TVM {version("apache-tvm")}. Load average before it: {load:.1f}.
+`make bench-decode` on {date.today()}: {processor()}, TVM {version("apache-tvm")}, llama-cpp-python
+{version("llama-cpp-python")}. Load average before it: {load:.1f}.
 
-One step of SmolLM2-135M over a cache of {smollm2_decode.LENGTH} positions, all cache tensors copied in and out. Speed
-is the median over rounds of how many times float32's it is, both run one after the other."""
+One step of SmolLM2-135M over a cache of {smollm2_decode.LENGTH} positions, all cache tensors copied in and out of ours;
+llama.cpp keeps its cache, and its logits are copied out. Speed is the median over rounds of how many times our
+float32's it is, both run one after the other in one process."""
     text = "\n\n".join([intro, *sections]) + "\n"
     PAGE.write_text(text, encoding="utf-8")
     print(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import Any
 
 from chipfit.artifact import Artifact, write_manifest
 from chipfit.codegen.check import check
-from chipfit.codegen.runtime import Library
+from chipfit.codegen.runtime import Library, read_record
 from chipfit.cross.compile import check_emulated
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir import store
@@ -42,7 +43,7 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
     store.save(deployed, folder)
     job.progress("comparing with torch", 0.0)
     error = checked(job, folder, deployed)
-    record = {**manifest(job, keep, dict(lineage)), "max_abs_error": error}
+    record = {**manifest(job, keep, dict(lineage)), "max_abs_error": error, "stock": stock(job, folder)}
     write_report(folder, record)
     write_manifest(folder, record)
     replace_folder(folder, out)
@@ -61,12 +62,34 @@ def checked(job: Job, folder: Path, deployed: Graph) -> float | None:
     return check_emulated(folder, deployed, job.inputs)
 
 
+def stock(job: Job, folder: Path) -> list[dict[str, Any]]:
+    """The functions left to TVM's own lowering with their share of the kernels' time, the longest first.
+
+    The share is None where nothing here can run them; then each entry names ATen's ops.
+    """
+    record = read_record(folder)
+    if not job.target.is_host:
+        groups = dict.fromkeys("+".join(entry["stock"]) for entry in record["kernels"] if "stock" in entry)
+        return [{"function": group, "share": None} for group in groups]
+    library = Library.load(folder, folder / store.STATE)
+    library(*(tensor.numpy() for tensor in job.inputs))
+    times, ours = library.kernel_times(), {entry["kernel"] for entry in record["kernels"] if "kernel" in entry}
+    shares: dict[str, float] = {}
+    for name, milliseconds in times:
+        if not re.fullmatch(rf"({'|'.join(ours)})_\d+", name):
+            shares[name] = shares.get(name, 0.0) + milliseconds / sum(time for _, time in times)
+    return [{"function": name, "share": shares[name]} for name in sorted(shares, key=lambda name: -shares[name])]
+
+
 def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str, Any]:
     """The record of the compilation, all but its files. Milliseconds, bytes, millijoules."""
     pair = job.measured
     qualities = {name: asdict(quality) for name, quality in judged(job).items()}
     before, after = job.landscape.cost(Configuration()), job.landscape.cost(job.configuration)
-    result = costs(after, pair.result_ms if pair else None)
+    made = job.target.cost_model.cost(
+        job.deployed(job.result), batch=job.batch
+    )  # with what passes did that the search doesn't know
+    result = costs(made, pair.result_ms if pair else None)
     return {
         "source": lineage.get("source", ""),
         "target": {"name": job.target.name, "status": job.target.status, "machine": machine(job.target)},

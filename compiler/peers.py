@@ -56,11 +56,11 @@ def onnxruntime(module: nn.Module, inputs: tuple[Tensor, ...], threads: int, fol
     return lambda: session.run(None, given)
 
 
-def openvino(module: nn.Module, inputs: tuple[Tensor, ...], threads: int, folder: Path) -> Call:
-    """In float32 like the rest: left to itself it would compute in bfloat16 where the CPU can."""
+def openvino(module: nn.Module, inputs: tuple[Tensor, ...], threads: int, folder: Path, precision: str = "f32") -> Call:
+    """In float32 like the rest unless told `bf16`: left to itself it would compute in bfloat16 where the CPU can."""
     import openvino
 
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     model = openvino.Core().compile_model(_onnx(module, inputs, folder), "CPU", settings)
     request, given = model.create_infer_request(), [tensor.numpy() for tensor in inputs]
 

@@ -31,7 +31,8 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def tables(record: Mapping[str, Any]) -> list[TextTable]:
-    return [cost_table(record), quality_table(record), pass_table(record)]
+    found = [cost_table(record), quality_table(record), pass_table(record)]
+    return [*found, stock_table(record)] if record["stock"] else found
 
 
 def headline(record: Mapping[str, Any]) -> str:
@@ -76,6 +77,12 @@ def quality_table(record: Mapping[str, Any]) -> TextTable:
 def pass_table(record: Mapping[str, Any]) -> TextTable:
     rows = tuple((one["pass"], "yes" if one.get("modified") else "no", _seconds(one)) for one in record["passes"])
     return TextTable("Passes", ("pass", "changed the graph", "seconds"), rows)
+
+
+def stock_table(record: Mapping[str, Any]) -> TextTable:
+    shares = (("not run" if one["share"] is None else f"{one['share']:.1%}") for one in record["stock"])
+    rows = tuple((one["function"], share) for one, share in zip(record["stock"], shares, strict=True))
+    return TextTable("Left to TVM's own lowering", ("function", "share of the kernels' time"), rows)
 
 
 def _seconds(one: Mapping[str, Any]) -> str:

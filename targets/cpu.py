@@ -62,8 +62,9 @@ class Cpu:
 
 def shape_of(profile: Profile) -> Cpu:
     names = ("vector_bits", "vector_registers", "l1_size", "l2_size", "cores")
+    bits, registers, l1, l2, cores = (int(profile.si(name)) for name in names)
     unit = int(profile.si(MATRIX_UNIT)) if MATRIX_UNIT in profile.figures else 0
-    return Cpu(*(int(profile.si(name)) for name in names), unit)
+    return Cpu(bits, registers, l1, l2, cores, unit)
 
 
 def terms_of(figures: Mapping[str, object]) -> tuple[str, ...]:
@@ -119,7 +120,10 @@ def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
         return {}
     dims = work.dims
     moved = work.bytes_read + work.bytes_written
-    if kernel.kind in ("matmul", "attention"):  # its rows come from a cache and are used often: the other factor is what streams
+    if kernel.kind in (
+        "matmul",
+        "attention",
+    ):  # its rows come from a cache and are used often: the other factor is what streams
         moved = dims["streamed"]
     term = "matmul" if kernel.kind == "attention" else kernel.kind
     found = {"launch_time": 1.0, f"{term}_byte_time": moved / cpu.threads}
@@ -222,5 +226,11 @@ def _window_cycles(dims: Dims, cpu: Cpu) -> float:
 
 
 CYCLES: Mapping[str, Callable[[Dims, Cpu], float]] = MappingProxyType(
-    {"matmul": _matmul_cycles, "attention": _attention_cycles, "conv": _conv_cycles, "depthwise": _depthwise_cycles, "pool": _window_cycles}
+    {
+        "matmul": _matmul_cycles,
+        "attention": _attention_cycles,
+        "conv": _conv_cycles,
+        "depthwise": _depthwise_cycles,
+        "pool": _window_cycles,
+    }
 )

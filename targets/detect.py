@@ -25,7 +25,12 @@ def detect_host(base: Profile) -> Profile:
     from tvm.target import codegen  # half a second of import that no other chip needs
 
     threads = usable_cores()
-    figures = {**_unit_figures(), **_vector_figures(_cpu_field("flags", "Features").split()), **_cache_figures(), **_probe(threads)}
+    figures = {
+        **_unit_figures(),
+        **_vector_figures(_cpu_field("flags", "Features").split()),
+        **_cache_figures(),
+        **_probe(threads),
+    }
     figures["cores"] = Figure(threads, "core", "affinity, control group and topology of this process", "measured")
     system = {"triple": codegen.llvm_get_system_triple(), "arch": codegen.llvm_get_system_cpu()}
     return Profile(base.name, base.family, _cpu_field("model name") or platform.machine(), figures, **system)

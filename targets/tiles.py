@@ -146,7 +146,9 @@ class _Grid:
         return self._total(rows, columns, nv) * -(-jobs // self.chip.threads) / jobs * penalty
 
     def _total(self, rows: int, columns: int, nv: int) -> float:
-        parts = itertools.product(sizes_of_parts(self.height, rows), sizes_of_parts(self.width, columns), sizes_of_parts(self.vectors, nv))
+        parts = itertools.product(
+            sizes_of_parts(self.height, rows), sizes_of_parts(self.width, columns), sizes_of_parts(self.vectors, nv)
+        )
         cycles = (a * b * c * step_cycles(self.chip, y * x, v) for (a, y), (b, x), (c, v) in parts)
         return sum(cycles) * self.batch * self.groups * self.stack
 
@@ -170,7 +172,8 @@ def matrix_unit_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: 
     outputs = batch * (ho + 2) * (wo + 2)
     by_rows = taps * oc <= 2 * outputs
     panels = math.ceil(oc / 32)
-    chunks = chip.threads if by_rows or panels % chip.threads and panels < 4 * chip.threads else 1
+    uneven = panels % chip.threads > 0 and panels < 4 * chip.threads
+    chunks = chip.threads if by_rows or uneven else 1
     block = math.ceil(math.ceil(outputs / chunks) / 32) * 32
     order: Order = "rows" if by_rows else "columns"
     return Tile(lanes(chip), 32, 32, order, chip.threads, True, block, "amx")
@@ -228,7 +231,9 @@ def _job_cycles(
     def product(columns: int, depth: int) -> float:
         steps = (
             a * b * step_cycles(chip, y, v)
-            for (a, y), (b, v) in itertools.product(sizes_of_parts(rows, tile[0]), sizes_of_parts(-(-columns // vector), tile[1]))
+            for (a, y), (b, v) in itertools.product(
+                sizes_of_parts(rows, tile[0]), sizes_of_parts(-(-columns // vector), tile[1])
+            )
         )
         return (depth + STORE_STEPS) * sum(steps) * share
 

@@ -25,6 +25,7 @@ RECORD = {
     "result": {**COSTS, "latency_ms": 0.987, "quality": QUALITY},
     "certificate": {"met": True, "binding": "latency", "limits": {"latency": {"used": 0.98, "by": "measured"}}},
     "passes": [{"pass": "prune-axes", "modified": True, "seconds": 1.0}],
+    "stock": [{"function": "take", "share": 0.02}],
     "lineage": {},
 }
 

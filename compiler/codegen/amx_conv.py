@@ -115,7 +115,7 @@ class AmxConv:
 
     def _round(self, halves: Buffer, b: Expr, row: Expr) -> None:
         """The rows of the source that become `row` of each remainder's image, where a tap reads it."""
-        (down, across), source = self.spec.stride, self.spec.source
+        down, source = self.spec.stride[0], self.spec.source
         for i in sorted({offset % down for offset in self.offsets(0)}):
             y = row * down + i
             if self.rows * down - down + i < source.rows:

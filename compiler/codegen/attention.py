@@ -31,7 +31,7 @@ def build_attention(spec: AttentionSpec, tile: Tile, name: str, shapes: Sequence
 
 @dataclass(frozen=True)
 class _Attention:
-    """The state of one kernel's emission. One job is a head of K with a block of rows of each query head that uses it."""
+    """The state of one kernel's emission. A job is a head of K with a block of rows of each query head that uses it."""
 
     spec: AttentionSpec
     tile: Tile

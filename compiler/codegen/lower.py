@@ -82,7 +82,7 @@ class Lowering:
 
     def lower_generated(self, kernel: Kernel) -> None:
         found = stored_weight(self.entry, kernel.anchor)
-        stored = (found.numbers, found.scales) if found else masks(kernel)
+        stored = (found.numbers, found.scales) if found else (*masks(kernel), *conditions(kernel))
         values = (value for value in (*kernel.inputs, kernel.output) if value not in stored)
         if kernel.kind not in RULES or any(value.type.dtype != torch.float32 for value in values):
             raise Unsupported(f"{kernel.kind} of other than float32")
@@ -166,11 +166,19 @@ class Lowering:
             self.constants.setdefault(added.name, self.constant(mask).float().log())
             return self.weight(added)
         if added.name not in self.tensors:
-            self.dense(mask, kernel.nodes)
-            number = Value(f"{mask.name}.number", added.type)
-            cast = Node("aten.to.dtype", (mask, torch.float32), (), (number,))
-            self.stock((cast, Node("aten.log.default", (number,), (), (added,))), (added,))
+            number = self.number(mask, kernel.nodes)
+            self.stock((Node("aten.log.default", (number,), (), (added,)),), (added,))
         return self.tensors[added.name]
+
+    def number(self, condition: Value, views: Sequence[Node] = ()) -> Value:
+        """A boolean as ones and zeros of float32."""
+        number = Value(f"{condition.name}.number", TensorType(condition.shape, torch.float32))
+        if self.is_fixed(condition):
+            self.constants.setdefault(number.name, self.constant(condition).float())
+        elif number.name not in self.tensors:
+            self.dense(condition, views)
+            self.stock((Node("aten.to.dtype", (condition, torch.float32), (), (number,)),), (number,))
+        return number
 
     def constant(self, value: Value) -> torch.Tensor:
         return self.constants[value.name] if value.name in self.constants else self.graph.state[value.name]
@@ -185,6 +193,13 @@ class Lowering:
         arguments = tuple(self.dense(value) for value in inputs)
         self.calls.append(Call(outputs[0].name, Stock(nodes, inputs, outputs), arguments, results))
         self.tensors |= {tensor.name: tensor for tensor in results}
+
+
+def conditions(kernel: Kernel) -> tuple[Value, ...]:
+    """What a pointwise kernel reads to choose by."""
+    if kernel.kind != "pointwise":
+        return ()
+    return tuple(node.inputs[0] for node in kernel.nodes if lower_rows.chooses(node))
 
 
 def apart(kernel: Kernel) -> tuple[Kernel, ...]:

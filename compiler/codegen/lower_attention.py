@@ -1,4 +1,4 @@
-"""Attention as a spec of its kernel: heads read where they lie, and written side by side where the graph merges them."""
+"""Attention as a spec of its kernel: heads read where they lie, written side by side where the graph merges them."""
 
 from __future__ import annotations
 

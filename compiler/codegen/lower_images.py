@@ -155,8 +155,9 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     elif half:
         spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue, "bfloat16")
         tile = narrow_tile(low, spec)
-    elif tile := fast_tile(low, kernel, shape, source):
+    elif fast := fast_tile(low, kernel, shape, source):
         spec = WinogradSpec(source, target, shape.padding, steps.epilogue)
+        tile = fast
     else:
         spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue)
         tile = plain_tile(low, spec)

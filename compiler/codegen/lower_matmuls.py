@@ -119,7 +119,7 @@ def collected(
     scale: Value | None = None,
     last: Node | None = None,
 ) -> Steps:
-    """The epilogue of a product of `shape`, (m, n) or (batch, m, n): what follows the anchor, or `last` of its nodes."""
+    """The epilogue of a product of `shape`, (m, n) or (batch, m, n): what follows the anchor, or `last`."""
     logical = (1,) * (3 - len(shape)) + shape
     last = last or kernel.anchor
     steps = Steps(lambda value: operand(value, logical), last.name)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from chipfit.codegen import lower_images
+from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, Shape, SoftmaxSpec
 from chipfit.codegen.steps import Steps, bound
-from chipfit.codegen.views import Unsupported
-from chipfit.ir.fusion import Kernel, is_factor
+from chipfit.codegen.views import Unsupported, collapse, strided
+from chipfit.ir.fusion import STRIDED, Kernel, is_factor
 from chipfit.ir.graph import Node, Value
 
 if TYPE_CHECKING:
@@ -105,8 +107,34 @@ def lower_pointwise(low: Lowering, kernel: Kernel) -> None:
     if lower_images.reads_image(low, kernel):
         lower_images.lower_pointwise(low, kernel)
         return
+    views = leading_views(kernel)
     steps = Steps(lambda value: Operand(value.shape))
     for node in kernel.nodes:
-        steps.add(node)
+        if node.name not in views:
+            steps.add(replace(node, args=(low.number(node.inputs[0]), *node.args[1:])) if chooses(node) else node)
     spec = PointwiseSpec(kernel.output.shape, steps.epilogue)
-    low.emit_dense(kernel.output, spec, low.plain_tile, [low.dense(value) for value in steps.values])
+    tensors = [viewed(low, kernel, value) if value.name in views else low.dense(value) for value in steps.values]
+    low.emit_dense(kernel.output, spec, low.plain_tile, tensors)
+
+
+def chooses(node: Node) -> bool:
+    """Whether a node picks from two values by a condition."""
+    return node.kind == "where" and node.inputs[0].type.dtype == torch.bool
+
+
+def leading_views(kernel: Kernel) -> frozenset[str]:
+    """The nodes of a kernel that only view what it reads."""
+    made = {node.name for node in kernel.nodes}
+    views: set[str] = set()
+    for node in kernel.nodes:
+        if node.kind in STRIDED and (node.inputs[0].name in views or node.inputs[0].name not in made):
+            views.add(node.name)
+    return frozenset(views - {kernel.name})
+
+
+def viewed(low: Lowering, kernel: Kernel, value: Value) -> Tensor:
+    """The tensor that a view starts from, under the view's shape. Raises Unsupported where elements change places."""
+    source = strided(value, kernel.nodes)
+    if source.share > 1 or collapse(source.shape, source.strides) not in ((), ((math.prod(source.shape), 1),)):
+        raise Unsupported(f"{value.name} is no flat view")
+    return replace(low.dense(source.root), shape=value.shape)

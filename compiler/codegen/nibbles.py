@@ -16,6 +16,8 @@ from chipfit.ir.stored import GROUP, ZERO, groups
 AVX512_LANES = 16  # vectors of so many float32 are AVX-512's
 BITS = 4
 
+Visit = Callable[[Expr, int, list[Expr]], None]  # (first row of a word, row in the word, vectors of numbers there)
+
 
 @dataclass(frozen=True)
 class Nibbles:
@@ -40,7 +42,8 @@ class Nibbles:
             for register in partial:
                 self.simd.set(register, self.simd.splat(0))
             self._numbers(g, size, n, width, step, streams=True)
-            scaled = [self.simd.get(register) * scale for register, scale in zip(partial, self._scales(g, n, width))]
+            pairs = zip(partial, self._scales(g, n, width), strict=True)
+            scaled = [self.simd.get(register) * scale for register, scale in pairs]
             multiply([T.float32(1)], scaled)
 
         self._groups(group)
@@ -67,9 +70,7 @@ class Nibbles:
         if rest:
             group(whole, rest)
 
-    def _numbers(
-        self, g: Expr, size: int, n: Expr, width: int, step: Callable[[Expr, int, list[Expr]], None], streams: bool = False
-    ) -> None:
+    def _numbers(self, g: Expr, size: int, n: Expr, width: int, step: Visit, streams: bool = False) -> None:
         """Emits `step(k, index, vectors at k + index)` for the rows of group `g`, of which there are `size`."""
         lanes, start = self.simd.lanes, n * -(-self.k // WORD)
         table = self._table()

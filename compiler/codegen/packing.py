@@ -43,7 +43,7 @@ def _halves(params: Mapping[str, int | bool], weight: Array) -> Array:
 
 def _pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(n, k) if `transposed` else (k, n) -> bfloat16, [n / 32][k / 32][2][16][16][2]: for each panel and step along k
-    two of AMX's tiles, whose rows hold the numbers of two neighbouring k for each of 16 columns. Filled up with zeros."""
+    two of AMX's tiles, whose rows hold two neighbouring k for each of 16 columns. Filled up with zeros."""
     return pairs(weight.T if params["transposed"] else weight)
 
 

@@ -111,10 +111,12 @@ class Epilogue:
 class Packing:
     """How the runtime lays out a parameter, done once at load time by `packing.pack`. Plain data, JSON-able.
 
-    kinds: `panels` (matrix; params `lanes`, `nr`, `transposed`), `nibbles` (int4 matrix; `lanes`, `nr`, `k`, `group`),
-    `halves` (matrix as bfloat16, else as `panels`), `pairs` (matrix as bfloat16 for AMX; `transposed`), `conv` (OC, IC/groups, R, S; `lanes`, `nr`,
-    `groups`, `half` to round to bfloat16), `conv_pairs` (OC, IC, R, S, as
-    `pairs` over (R, S, IC), each tap or if `planar` each row of taps filled up), `winograd` (OC, IC, 3, 3; `lanes`, `nr`), `depthwise` (C, 1, R, S; `lanes`).
+    Kinds, with what they take in brackets:
+    matrices: `panels` (`lanes`, `nr`, `transposed`), `halves` (the same, in bfloat16), `pairs` (bfloat16 for AMX;
+    `transposed`), `nibbles` (int4; `lanes`, `nr`, `k`, `group`);
+    filters (OC, IC / groups, R, S): `conv` (`lanes`, `nr`, `groups`, `half` to round to bfloat16), `conv_pairs` (as
+    `pairs` over (R, S, IC); `planar` fills up rows of taps, else each tap), `winograd` (3 x 3; `lanes`, `nr`);
+    filters (C, 1, R, S): `depthwise` (`lanes`).
     """
 
     kind: str
@@ -165,10 +167,9 @@ class MatmulSpec:
 
     weight: `packed`: B is one parameter for all b (share = batch is implied), stored as PyTorch has it, (n, k) if
     `transposed` as in aten.linear, else (k, n), and packed by the runtime. Its numbers are `stored` so: an int8's scale
-    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside bfloat16 A may be rounded to
-    bfloat16 too. `activation`: B is a tensor of
-    (batch / share, k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T. Views override the dense layouts;
-    the B view is indexed by b // share.
+    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside bfloat16 A may be rounded
+    too. `activation`: B is a tensor of (batch / share, k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T.
+    Views override the dense layouts; the B view is indexed by b // share.
     """
 
     batch: int
@@ -225,7 +226,8 @@ class MatmulSpec:
 class ConvSpec:
     """2-D convolution, (groups, any channels); `padding` is (top, left), bottom and right follow from the sizes.
 
-    Of a weight `stored` in bfloat16 only that many bits count, and the source may be rounded to bfloat16 too. The source's halo must cover the padding on all sides; a planar source (groups = 1) is for few channels.
+    Of a weight `stored` in bfloat16 only that many bits count, and the source may be rounded too. The source's halo
+    must cover the padding on all sides; a planar source (groups = 1) is for few channels.
     """
 
     source: Image
@@ -246,7 +248,11 @@ class ConvSpec:
         weight = Argument("weight", (size,), packing)
         if tile.unit == "amx":
             rows, columns = self.kernel
-            row = round_up(columns * group_in, AMX_DEPTH) if self.source.planar else columns * round_up(group_in, AMX_DEPTH)
+            row = (
+                round_up(columns * group_in, AMX_DEPTH)
+                if self.source.planar
+                else columns * round_up(group_in, AMX_DEPTH)
+            )
             packing = Packing("conv_pairs", {"planar": self.source.planar})
             weight = Argument("weight", (round_up(group_out, AMX_PANEL) * rows * row,), packing, "uint16")
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)

@@ -143,6 +143,7 @@ LIGHT: Mapping[str, Callable[..., Expr]] = {
     "rsub": lambda simd, a, b: T.bind(b - a),
     "square": lambda simd, x: T.bind(x * x),
     "sub": lambda simd, a, b: T.bind(a - b),
+    "where": lambda simd, chosen, a, b: T.bind(Select(chosen != simd.splat(0), a, b)),
 }
 """Ops of a few instructions: worth inlining behind every accumulator of a tile."""
 

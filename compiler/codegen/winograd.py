@@ -65,7 +65,7 @@ class _Winograd:
         return round_up(self.spec.source.channels, self.simd.lanes) + SKEW
 
     def emit(self) -> None:
-        """By blocks of patches, each thread with its own; or by panels of filters, after all patches are transformed."""
+        """By blocks of patches, each thread with its own; or by panels of filters, when all patches are transformed."""
         patches, block = self.spec.target.batch * self.down * self.across, self.tile.block
         if self.tile.order == "rows":
             with jobs(-(-patches // block)) as (t,):
@@ -114,7 +114,11 @@ class _Winograd:
         width = round_up(size, self.simd.lanes)
         products = self._scratch(POSITIONS * count * width)
         with T.serial(0, POSITIONS) as position:
-            pieces(count, self.tile.mr, lambda t, rows: self._product(turned, products, (position, t), rows, count, n, size))
+            pieces(
+                count,
+                self.tile.mr,
+                lambda t, rows: self._product(turned, products, (position, t), rows, count, n, size),
+            )
         with T.serial(0, count) as t:
             place = self._locate(first + t)
             for j in range(0, width, self.simd.lanes):
@@ -154,7 +158,9 @@ class _Winograd:
             for j, value in enumerate(_out([column[i] for column in by_column])):
                 y, x = MADE * place[1] + i, MADE * place[2] + j
                 inside = [
-                    at < size for at, size, step in ((y, target.height, i), (x, target.width, j)) if step and size % MADE
+                    at < size
+                    for at, size, step in ((y, target.height, i), (x, target.width, j))
+                    if step and size % MADE
                 ]
                 at = (place[0], y, x, channel)
                 if not inside:

@@ -15,7 +15,7 @@ from functools import cache
 import torch
 
 from chipfit.ir.emit import resolve
-from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
+from chipfit.ir.graph import EntryPoint, Node, Value
 from chipfit.ir.precision import narrow
 from chipfit.ir.stored import stored_weight
 

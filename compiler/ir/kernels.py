@@ -24,9 +24,10 @@ FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
-    `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and narrow, whether
-    it multiplies in bfloat16. Of an attention: batch, counting
-    heads, share, m, n, k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups. Of a reduce: rows, width. Of a pointwise or move: elements.
+    `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and narrow, whether it multiplies in
+    bfloat16. Of an attention: batch, counting heads, share, m, n, k, width, causal, and streamed, the bytes of keys and
+    values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups; of a conv dilation and narrow
+    too. Of a reduce: rows, width. Of a pointwise or move: elements.
     `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
     """
 

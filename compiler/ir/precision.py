@@ -1,7 +1,7 @@
 """Multiplying in bfloat16 between values of float32: how a graph spells it, written and recognised in one place.
 
-A layer y = f(x, W) becomes to(f(to(x), to(W))): both factors rounded to bfloat16, what comes out float32 again. W itself
-stays a float32 parameter, which can be trained. A kernel for it need not round the sum.
+A layer y = f(x, W) becomes to(f(to(x), to(W))): both factors rounded to bfloat16, what comes out float32 again. W
+itself stays a float32 parameter, which can be trained. A kernel for it need not round the sum.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ def _int4(write: _Writer, numbers: Value, scales: Value) -> Iterator[Node]:
     yield (both := write.node("both", "aten.cat.default", ((low.outputs[0], high.outputs[0]), -1), whole))
     yield (centred := write.node("centred", "aten.sub.Tensor", (both.outputs[0], float(ZERO)), whole))
     yield (scale := write.node("scale", "aten.to.dtype", (scales, torch.float32), scales.shape))
-    yield (column := write.node("column", "aten.reshape.default", (scale.outputs[0], (*lead, count, 1)), (*lead, count, 1)))
+    one = (*lead, count, 1)
+    yield (column := write.node("column", "aten.reshape.default", (scale.outputs[0], one), one))
     yield (product := write.node("product", "aten.mul.Tensor", (centred.outputs[0], column.outputs[0]), whole))
     if columns == padded[-1]:
         yield write.last("aten.reshape.default", (product.outputs[0], padded))

@@ -18,7 +18,11 @@ from chipfit.targets.tiles import Tile
 def attend(q, k, v, tile: Tile, mask=None, causal=False, scale=0.3) -> np.ndarray:
     (batch, heads, m, size), (n, width) = q.shape, v.shape[2:]
     share = heads // k.shape[1]
-    views = dense(batch * heads, m, size), dense(batch * heads // share, n, size), dense(batch * heads // share, n, width)
+    views = (
+        dense(batch * heads, m, size),
+        dense(batch * heads // share, n, size),
+        dense(batch * heads // share, n, width),
+    )
     shape = None if mask is None else tuple(mask.shape)
     out = dense(batch * heads, m, width)
     spec = AttentionSpec(batch, heads, m, n, size, width, scale, *views, out, share, shape, causal)
@@ -73,7 +77,18 @@ def test_heads_are_read_and_written_side_by_side() -> None:
         return View((batch, rows, row), row, head=width, heads=count, batch=rows * row)
 
     spec = AttentionSpec(
-        batch, heads, rows, rows, width, width, 0.3, view(heads), view(groups), view(groups), view(heads), heads // groups
+        batch,
+        heads,
+        rows,
+        rows,
+        width,
+        width,
+        0.3,
+        view(heads),
+        view(groups),
+        view(groups),
+        view(heads),
+        heads // groups,
     )
     found = run_kernel(
         build_attention, spec, q.numpy(), k.numpy(), v.numpy(), tile=Tile(LANES, 3, LANES, "rows", 2, block=4)

@@ -98,7 +98,13 @@ def test_planes_on_the_matrix_unit(
 
 
 def check_on_the_matrix_unit(
-    build: Any, size: tuple[int, int, int], channels: tuple[int, int], kernel: int, stride: int, dilation: int, block: int
+    build: Any,
+    size: tuple[int, int, int],
+    channels: tuple[int, int],
+    kernel: int,
+    stride: int,
+    dilation: int,
+    block: int,
 ) -> None:
     allow_matrix_unit()
     (batch, height, width), (ins, outs), padding = size, channels, kernel // 2 * dilation

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import zoo
@@ -145,3 +146,21 @@ def test_check_sees_a_difference() -> None:
     assert check.relative_error(found, expected) == 0
     assert check.relative_error(found * 1.01, expected) == pytest.approx(0.01, rel=1e-3)
     assert check.relative_error(found * float("nan"), expected) == float("inf")
+
+
+class Choice(nn.Module):
+    """Picks by a condition that several kernels read, from a view among others."""
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        positive = y > 0
+        return torch.where(positive, x.reshape(1, 3, 5), y) * 2, torch.where(positive, y, -y), y + positive
+
+
+def test_choosing_is_a_generated_kernel(tmp_path: Path) -> None:
+    inputs = (torch.randn(3, 5), torch.randn(4, 3, 5))
+    graph = import_model(Choice(), inputs)
+    library = compile_graph(graph, HOST, tmp_path / "library", inputs)
+    for found, expected in zip(library(*(x.numpy() for x in inputs)), Choice()(*inputs), strict=True):
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
+    calls = lower(graph, HOST.cpu, fixed_values(graph)).calls
+    assert sum(isinstance(call.kernel, Generated) for call in calls) >= 2

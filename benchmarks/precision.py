@@ -1,0 +1,82 @@
+"""Times our libraries in bfloat16 beside OpenVINO in bfloat16 and writes docs/benchmarks/precision.md."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from latency import name_of, processor
+
+from chipfit.bench import SETTLE
+from chipfit.codegen import compile_graph
+from chipfit.codegen.check import probe, relative_error
+from chipfit.frontend.importer import import_model
+from chipfit.frontend.source import load_source
+from chipfit.ir.apply import can_rebatch, rebatch
+from chipfit.ir.emit import emit
+from chipfit.measure import Timing, interleave, paired_ratio
+from chipfit.passes.base import Context
+from chipfit.passes.bfloat16 import Bfloat16
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.peers import openvino, torch_eager, version_of
+from chipfit.targets.registry import get_target
+
+MODELS = ("benchmarks/models.py:resnet18", "minilm", "smollm2")
+THREADS = (1, 2)
+SECONDS = 25.0
+OURS, THEIRS = "chipfit bfloat16", "OpenVINO bfloat16"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "precision.md"
+
+
+def timed(source: str, threads: int) -> tuple[Mapping[str, Timing], Mapping[str, float]]:
+    """Timings, and errors relative to the outputs' scale against torch in float32."""
+    loaded = load_source(source)
+    graph = folded(import_model(loaded.model, loaded.example_inputs))
+    graph = rebatch(graph, len(loaded.example_inputs[0])) if can_rebatch(graph) else graph
+    inputs, target, module = probe(graph), get_target("host").with_cores(threads), emit(graph)
+    arrays = [tensor.numpy() for tensor in inputs]
+    with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as scratch:
+        folder = Path(scratch)
+        whole = compile_graph(graph, target, folder / "whole", inputs)
+        half = compile_graph(Bfloat16().run(graph, Context(teacher=graph)).graph, target, folder / "half", inputs)
+        calls = {"chipfit float32": lambda: whole(*arrays), OURS: lambda: half(*arrays)}
+        for name, precision in (("OpenVINO float32", "f32"), (THEIRS, "bf16")):
+            calls[name] = openvino(module, inputs, threads, folder, precision)
+        expected = torch_eager(module, inputs, threads, folder)()
+        errors = {name: relative_error(np.asarray(call()[0]), expected[0]) for name, call in calls.items()}
+        return interleave(calls, rounds=1000, seconds=SECONDS, settle=SETTLE), errors
+
+
+def row(source: str, timings: Mapping[str, Timing], errors: Mapping[str, float]) -> str:
+    cells = [f"{t.median_ms:.2f} ({t.best_ms:.2f})" for t in timings.values()]
+    ratio = paired_ratio(timings, OURS, THEIRS)
+    mistakes = f"{errors[OURS]:.1e} | {errors[THEIRS]:.1e}"
+    return f"| {name_of({'source': source})} | {' | '.join(cells)} | {ratio:.2f} | {mistakes} |"
+
+
+def section(threads: int) -> str:
+    results = [(source, *timed(source, threads)) for source in MODELS]
+    columns = ["model", *results[0][1], "ours / theirs, bfloat16", "our error", "their error"]
+    head = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
+    return "\n".join([f"## {threads} thread{'s' * (threads > 1)}", "", *head, *(row(*result) for result in results)])
+
+
+def main() -> None:
+    load = os.getloadavg()[0]
+    intro = f"""# bfloat16 beside OpenVINO
+
+`make bench-precision` on {date.today()}: {processor()}, batch 1, openvino {version_of("openvino")}. Load average before
+it: {load:.1f}.
+
+Both multiply in bfloat16 on AMX; OpenVINO keeps activations in bfloat16 too, ours stay float32 between layers. All run
+interleaved in one process; milliseconds are medians, the best in brackets; the ratio is the median over rounds. Errors
+are the largest difference from torch in float32, relative to the outputs' scale."""
+    text = "\n\n".join([intro, *(section(threads) for threads in THREADS)]) + "\n"
+    PAGE.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
