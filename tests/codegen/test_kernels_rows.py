@@ -128,8 +128,17 @@ def test_ops_with_constants(op: str) -> None:
     np.testing.assert_allclose(run_kernel(build_pointwise, spec, x), function(x), rtol=1e-6)
 
 
+def test_where() -> None:
+    torch.manual_seed(0)
+    condition, a, b = torch.randn(3, 11) > 0, torch.randn(3, 11), torch.randn(11)
+    operands = (Operand((3, 11)), Operand((3, 11)), Operand((11,)))
+    spec = PointwiseSpec((3, 11), Epilogue((Step("where", (0, 1, 2)),), operands))
+    found = run_kernel(build_pointwise, spec, condition.float(), a, b)
+    np.testing.assert_array_equal(found, torch.where(condition, a, b))
+
+
 def test_every_op_of_the_table_is_tested() -> None:
-    assert set(POINTWISE) == {*UNARY, *BINARY, *LIMITED}
+    assert set(POINTWISE) == {"where", *UNARY, *BINARY, *LIMITED}
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 37), (70, 4, 16, 8)])
