@@ -16,10 +16,19 @@ from chipfit.ir.kernels import kernels
 from chipfit.ir.shapes import what_if
 from chipfit.passes.factorize import down_weight, rank_axis, tall_layers, with_factors
 from chipfit.passes.layers import Layer
-from chipfit.search.sensitivity import Sensitivity
+from chipfit.search.curves import Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
 from chipfit.search.tables import Amounts, Tabulator
 from chipfit.targets.cost import Cost, CostModel, core
+from chipfit.targets.registry import Target
+from chipfit.targets.tiles import lanes
+
+MATRIX = 16  # rows and columns that matrix units of GPUs and NPUs multiply at once (PTX's m16n8k16, Ascend's cube)
+
+
+def granularity(target: Target) -> int:
+    """What widths should be multiples of: a vector of fp32, or a side of the matrix unit's tile."""
+    return lanes(target.cpu) if target.family == "cpu" else MATRIX
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ choice, so at whole-numbered choices exactly the chosen combination counts. HiGH
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from scipy.sparse import coo_array
 
 SECONDS = 30.0  # HiGHS stops here with the best it has; the gap that is left is reported
 GAP = 1e-4  # relative optimality gap that counts as solved
+LOSSLESS = 1e-6  # a loss that may be taken for none, which is no bound that a solver can scale by
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Problem:
     drops: Mapping[str, float]
     quantities: Mapping[str, tuple[Item, ...]]
     exclusive: tuple[tuple[str, str], ...] = ()  # blocks that overlap: at most one of the two is dropped
+
+    def amount(self, quantity: str, levels: Mapping[str, int], dropped: frozenset[str]) -> float:
+        """How much of a quantity a choice takes."""
+        left = (item for item in self.quantities[quantity] if not item.blocks & dropped)
+        return math.fsum(item.amounts[tuple(levels[axis] for axis in item.axes)] for item in left)
+
+    def loss(self, levels: Mapping[str, int], dropped: frozenset[str]) -> float:
+        """What a choice costs in quality, as a sum over its parts."""
+        narrowed = (self.levels[axis][level] for axis, level in levels.items())
+        return math.fsum([*narrowed, *(self.drops[block] for block in dropped)])
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class _Program:
 
 
 def solve(problem: Problem, limits: Mapping[str, float], objective: str = "loss") -> Solution:
-    """The choice with the least `objective` (the loss, or a quantity) that keeps every limited quantity in its limit.
+    """The choice with the least `objective` that keeps every limit; both are the `loss` or a quantity.
 
     Raises InfeasibleError if there is none.
     """
@@ -134,9 +146,9 @@ def solve(problem: Problem, limits: Mapping[str, float], objective: str = "loss"
     return _read(program, _solve(program, target / max(np.abs(target).max(), 1e-12)), target)
 
 
-def least(problem: Problem, quantity: str) -> float:
-    """The smallest amount of a quantity that any choice reaches."""
-    return solve(problem, {}, objective=quantity).objective
+def smallest(problem: Problem, quantity: str, loss: float = math.inf) -> Solution:
+    """The choice that takes the least of a quantity at no more than a loss."""
+    return solve(problem, {} if math.isinf(loss) else {"loss": max(loss, LOSSLESS)}, objective=quantity)
 
 
 def binding(problem: Problem, limits: Mapping[str, float]) -> tuple[str, float] | None:

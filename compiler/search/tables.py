@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipfit.ir.configuration import Configuration
-from chipfit.search.sensitivity import Level
+from chipfit.search.curves import Level
 
 LARGEST = 2500  # whole-graph costs asked for at most; beyond, an entry is a sum of what each axis changes alone
 

@@ -118,7 +118,7 @@ def test_a_layer_that_is_not_tall_stays() -> None:
 def test_uncut_it_costs_the_search_what_the_whole_layer_does(sample: tuple[Graph, list[Inputs]]) -> None:
     graph, examples = sample
     split = factorized(graph, examples)
-    levels = Survey(split, examples, 8, drop=False).measure()
+    levels = Survey(split, examples, drop=False).measure().offered(8)
     model = get_target("cortex-a76").cost_model
     landscape = Landscape(split, levels, model, plain=graph)
     assert landscape.cost(Configuration()) == model.cost(graph)

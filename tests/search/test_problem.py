@@ -7,8 +7,9 @@ import zoo
 
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
-from chipfit.search.problem import Landscape
-from chipfit.search.sensitivity import Level, Sensitivity, candidates
+from chipfit.search.curves import Level, Sensitivity
+from chipfit.search.problem import Landscape, granularity
+from chipfit.search.sensitivity import candidates
 from chipfit.search.solve import Solution
 from chipfit.targets.registry import get_target
 
@@ -24,6 +25,11 @@ def landscape(name):
         for axis in axes.values()
     }
     return Landscape(graph, Sensitivity(levels, dict.fromkeys(blocks, 0.0)), get_target("cortex-a76").cost_model)
+
+
+@pytest.mark.parametrize(("chip", "step"), [("cortex-a76", 4), ("h100-sxm", 16), ("ascend-910b3", 16)])
+def test_widths_suit_the_chip(chip, step):
+    assert granularity(get_target(chip)) == step
 
 
 def total(items, levels, dropped):

@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chipfit.search.solve import InfeasibleError, Item, Problem, binding, exclusive_pairs, least, solve
-
-
-def amount(problem, quantity, levels, dropped):
-    items = problem.quantities[quantity]
-    return sum(item.amounts[tuple(levels[a] for a in item.axes)] for item in items if not item.blocks & dropped)
-
-
-def loss(problem, levels, dropped):
-    return sum(problem.levels[a][i] for a, i in levels.items()) + sum(problem.drops[b] for b in dropped)
+from chipfit.search.solve import LOSSLESS, InfeasibleError, Item, Problem, binding, exclusive_pairs, smallest, solve
 
 
 def choices(problem):
@@ -45,13 +36,13 @@ def problems(draw):
 def test_equals_brute_force(problem, latency, size):
     full = dict.fromkeys(problem.levels, 0)
     limits = {
-        "latency": latency * amount(problem, "latency", full, frozenset()),
-        "size": size * amount(problem, "size", full, frozenset()),
+        "latency": latency * problem.amount("latency", full, frozenset()),
+        "size": size * problem.amount("size", full, frozenset()),
     }
 
     def fitting(tolerance):  # what lies on a limit may or may not pass the solver's own tolerance
         bounds = {quantity: limit * (1 + tolerance) for quantity, limit in limits.items()}
-        return [c for c in choices(problem) if all(amount(problem, q, *c) <= bounds[q] for q in bounds)]
+        return [c for c in choices(problem) if all(problem.amount(q, *c) <= bounds[q] for q in bounds)]
 
     strict, loose = fitting(-1e-6), fitting(1e-6)
     if not loose:
@@ -61,17 +52,28 @@ def test_equals_brute_force(problem, latency, size):
     if not strict:
         return
     found = solve(problem, limits)
-    least_losses = [min(loss(problem, *c) for c in fits) for fits in (loose, strict)]
-    assert least_losses[0] - 1e-3 <= loss(problem, found.levels, found.dropped) <= least_losses[1] + 1e-3
+    least_losses = [min(problem.loss(*c) for c in fits) for fits in (loose, strict)]
+    assert least_losses[0] - 1e-3 <= problem.loss(found.levels, found.dropped) <= least_losses[1] + 1e-3
     for quantity, limit in limits.items():
-        assert amount(problem, quantity, found.levels, found.dropped) <= limit * (1 + 1e-6)
+        assert problem.amount(quantity, found.levels, found.dropped) <= limit * (1 + 1e-6)
 
 
 @settings(max_examples=10, deadline=None)
 @given(problems())
-def test_least_is_the_least(problem):
-    smallest = min(amount(problem, "latency", *choice) for choice in choices(problem))
-    assert least(problem, "latency") == pytest.approx(smallest, abs=1e-4)
+def test_smallest_is_the_smallest(problem):
+    least = min(problem.amount("latency", *choice) for choice in choices(problem))
+    assert smallest(problem, "latency").objective == pytest.approx(least, abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(), st.floats(0.0, 3.0))
+def test_smallest_at_a_loss_equals_brute_force(problem, bound):
+    def least(loss):
+        return min(problem.amount("latency", *choice) for choice in choices(problem) if problem.loss(*choice) <= loss)
+
+    found = smallest(problem, "latency", bound)
+    assert problem.loss(found.levels, found.dropped) <= bound * (1 + 1e-6) + 2 * LOSSLESS
+    assert least(bound * (1 + 1e-6) + 2 * LOSSLESS) - 1e-3 <= found.objective <= least(bound * (1 - 1e-6)) + 1e-3
 
 
 def test_binding_names_the_limit_to_loosen():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chipfit.search import tables
-from chipfit.search.sensitivity import Level
+from chipfit.search.curves import Level
 from chipfit.search.tables import Tabulator
 
 SIZES = {"hidden": 8, "ffn0": 6, "ffn1": 4}
