@@ -14,8 +14,9 @@ from chipfit import report
 from chipfit.report import TextTable
 
 if TYPE_CHECKING:
-    from chipfit.explain import Explanation
-    from chipfit.fronts import Comparison
+    from chipfit.decoding import TokenLine
+    from chipfit.explain import Comparison, Explanation
+    from chipfit.fronts import Comparison as Fronts
     from chipfit.passes.base import Pass
     from chipfit.targets.calibrate import Calibration
     from chipfit.targets.profile import Profile
@@ -51,12 +52,17 @@ def record(manifest: Mapping[str, Any]) -> None:
 
 
 def explanation(found: Explanation) -> None:
+    from chipfit.targets.energy import STATUS as ENERGY_STATUS
+
     cost = found.cost
     say(
         f"{found.source} on {found.target}: {found.parameters / 1e6:.1f} M parameters, {found.flops / 1e9:.2f} GFLOP, "
         f"{found.nodes} nodes; {report.milliseconds(cost.latency_ms)} ({cost.status}), "
-        f"{report.megabytes(cost.weight_bytes)} of weights, {report.megabytes(cost.peak_memory_bytes)} at its peak."
+        f"{report.megabytes(cost.weight_bytes)} of weights, {report.megabytes(cost.peak_memory_bytes)} at its peak, "
+        f"{report.millijoules(cost.energy_mj)} ({ENERGY_STATUS})."
     )
+    if found.tokens:
+        say(_speed(found.tokens))
     axes = [(axis.name, axis.kind, str(axis.size), str(axis.step), str(len(axis.members))) for axis in found.axes]
     show(_cut("Axes that can be pruned", ("axis", "kind", "size", "step", "dimensions"), axes))
     blocks = [(block.name, block.kind, f"{block.parameters:,}") for block in found.blocks]
@@ -72,6 +78,24 @@ def explanation(found: Explanation) -> None:
 
 
 def comparison(found: Comparison) -> None:
+    from chipfit.chips import chips_json
+
+    say(f"{found.source}: {found.parameters / 1e6:.1f} M parameters, {found.flops / 1e9:.2f} GFLOP.")
+    for one in report.chip_tables(chips_json(found.chips, SHOWN)):
+        show(one)
+
+
+def _speed(tokens: TokenLine) -> str:
+    if tokens.step == "prefill":
+        return f"It reads {tokens.context} tokens at once: {tokens.tokens_per_second:.3g} tokens a second."
+    held = report.megabytes(tokens.cache_bytes)
+    return (
+        f"It makes one token with {tokens.context} positions in its cache ({held} of keys and values): "
+        f"{tokens.tokens_per_second:.3g} tokens a second."
+    )
+
+
+def fronts(found: Fronts) -> None:
     for name, front in found.fronts.items():
         rows = tuple(
             (
@@ -91,7 +115,7 @@ def comparison(found: Comparison) -> None:
         show(regrets(found))
 
 
-def regrets(found: Comparison) -> TextTable:
+def regrets(found: Fronts) -> TextTable:
     """Rows choose, columns run."""
     rows = tuple((name, *(f"{row[other]:.2f}" for other in found.fronts)) for name, row in found.regret.items())
     on = tuple(f"on {name} ({front.status})" for name, front in found.fronts.items())

@@ -19,7 +19,7 @@ from chipfit.passes.factorize import factorized
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline
 from chipfit.search.curves import Curves
-from chipfit.search.problem import Landscape, granularity
+from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies.base import Strategy, Task
 from chipfit.stages import Stages, write_json
@@ -82,7 +82,7 @@ class Study:
     def landscape(self, target: Target, surveyed: bool = True) -> Landscape:
         """What there is to choose on a chip; not `surveyed`, it has no choice and answers what configurations cost."""
         curves = self.curves if surveyed else Curves({}, {})
-        sensitivity = curves.offered(granularity(target))
+        sensitivity = curves.offered(target.granularity)
         return Landscape(self._split, sensitivity, target.cost_model, self.batch, self._plain)
 
     def strategy(self, cls: type[Strategy], target: Target) -> Strategy:
@@ -90,7 +90,7 @@ class Study:
             teacher=self.teacher,
             examples=self.data.train,
             landscape=self.landscape(target, cls.surveyed),
-            granularity=granularity(target),
+            granularity=target.granularity,
             narrow=self.uses("prune-axes"),
             drop=self.uses("drop-blocks"),
             seed=self.seed,

@@ -26,6 +26,7 @@ def detect_host(base: Profile) -> Profile:
 
     threads = usable_cores()
     figures = {
+        **base.figures,
         **_unit_figures(),
         **_vector_figures(_cpu_field("flags", "Features").split()),
         **_cache_figures(),

@@ -42,8 +42,8 @@ class Choice:
 def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
     """The strategy's best configuration that fits the budget as measured (as predicted, without `measure`).
 
-    `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory` and `size`
-    (bytes). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
+    `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory`, `size`
+    (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
     limits = budget.absolute(baseline)
     whole = strategy.task.landscape.cost(Configuration()).latency_ms

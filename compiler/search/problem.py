@@ -20,15 +20,6 @@ from chipfit.search.curves import Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
 from chipfit.search.tables import Amounts, Tabulator
 from chipfit.targets.cost import Cost, CostModel, core
-from chipfit.targets.registry import Target
-from chipfit.targets.tiles import lanes
-
-MATRIX = 16  # rows and columns that matrix units of GPUs and NPUs multiply at once (PTX's m16n8k16, Ascend's cube)
-
-
-def granularity(target: Target) -> int:
-    """What widths should be multiples of: a vector of fp32, or a side of the matrix unit's tile."""
-    return lanes(target.cpu) if target.family == "cpu" else MATRIX
 
 
 @dataclass(frozen=True)
@@ -77,6 +68,10 @@ class Landscape:
         """Kernel, by its core -> milliseconds."""
         return {layer.core: layer.latency_ms for layer in self.cost(configuration).layers}
 
+    def energies(self, configuration: Configuration) -> dict[str, float]:
+        """Kernel, by its core -> millijoules, as far as they are known."""
+        return {layer.core: layer.energy_mj or 0.0 for layer in self.cost(configuration).layers}
+
     def sizes(self, configuration: Configuration) -> dict[str, float]:
         """Parameter -> bytes."""
         graph = self.form(configuration)
@@ -86,6 +81,15 @@ class Landscape:
             for name, parameter in graph.parameters.items()
             if name in shapes
         }
+
+    def limited(self, quantities: Iterable[str]) -> Problem:
+        """The problem over what is limited too: energy (mJ) is tabulated only where someone asks for it."""
+        return self._with_energy if "energy" in quantities else self.problem
+
+    @cached_property
+    def _with_energy(self) -> Problem:
+        items = self._items(self.energies, self._kernel_axes)
+        return replace(self.problem, quantities={**self.problem.quantities, "energy": items})
 
     def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
         """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""

@@ -8,7 +8,7 @@ import zoo
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
 from chipfit.search.curves import Level, Sensitivity
-from chipfit.search.problem import Landscape, granularity
+from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import candidates
 from chipfit.search.solve import Solution
 from chipfit.targets.registry import get_target
@@ -25,11 +25,6 @@ def landscape(name):
         for axis in axes.values()
     }
     return Landscape(graph, Sensitivity(levels, dict.fromkeys(blocks, 0.0)), get_target("cortex-a76").cost_model)
-
-
-@pytest.mark.parametrize(("chip", "step"), [("cortex-a76", 4), ("h100-sxm", 16), ("ascend-910b3", 16)])
-def test_widths_suit_the_chip(chip, step):
-    assert granularity(get_target(chip)) == step
 
 
 def total(items, levels, dropped):
@@ -58,6 +53,15 @@ def test_dropping_a_block_takes_its_items_away(name):
         assert total(items["size"], full, frozenset({block})) == cost.weight_bytes
         # what is left may fuse a little differently, which only the cost of the whole configuration knows
         assert total(items["latency"], full, frozenset({block})) == pytest.approx(cost.latency_ms, rel=0.05)
+
+
+def test_energy_is_tabulated_where_it_is_limited():
+    scene = landscape("bert")
+    levels = dict.fromkeys(scene.sensitivity.levels, 1)
+    cost = scene.cost(scene.configuration(Solution(levels, frozenset(), 0.0, 0.0)))
+    items = scene.limited({"energy": 1.0, "latency": 1.0}).quantities
+    assert total(items["energy"], levels, frozenset()) == pytest.approx(cost.energy_mj, rel=1e-6)
+    assert scene.limited({"latency": 1.0}) is scene.problem
 
 
 def test_configuration_leaves_full_widths_out():

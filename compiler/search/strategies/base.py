@@ -82,8 +82,9 @@ class Task:
 
 
 def amounts(cost: Cost) -> dict[str, float]:
-    """A cost by the names that budgets use: ms and bytes."""
-    return {"latency": cost.latency_ms, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes}
+    """A cost by the names that budgets use: ms, bytes, and mJ where they are known."""
+    energy = {} if cost.energy_mj is None else {"energy": cost.energy_mj}
+    return {"latency": cost.latency_ms, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes, **energy}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def propose(self, limits: Mapping[str, float]) -> Proposal:
-        """The choice within the limits: predicted ms of `latency`, bytes of `memory` and `size`.
+        """The choice within the limits: predicted ms of `latency`, bytes of `memory` and `size`, mJ of `energy`.
 
         Raises UnreachableError where there is none.
         """

@@ -30,7 +30,7 @@ def solve_within(landscape: Landscape, limits: Mapping[str, float]) -> Solution:
     A peak is a maximum over time, which no solver of linear programs knows: rows are added for the moments that turn
     out to be peaks. Raises UnreachableError.
     """
-    problem, bounds = landscape.problem, {name: limit for name, limit in limits.items() if name != "memory"}
+    problem, bounds = landscape.limited(limits), {name: limit for name, limit in limits.items() if name != "memory"}
     try:
         while True:
             solution = solve(problem, bounds)
