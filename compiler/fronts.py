@@ -16,7 +16,8 @@ from chipfit.errors import UserError
 from chipfit.ir.configuration import Configuration
 from chipfit.picture import picture
 from chipfit.search.problem import Landscape
-from chipfit.search.solve import InfeasibleError, Solution, smallest, solve
+from chipfit.search.program import InfeasibleError
+from chipfit.search.solve import Solution, smallest, solve
 from chipfit.stages import write_json
 from chipfit.study import Study
 from chipfit.targets.registry import Target

@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chipfit.search.solve import LOSSLESS, InfeasibleError, Item, Problem, binding, exclusive_pairs, smallest, solve
+from chipfit.search import parts
+from chipfit.search.program import InfeasibleError
+from chipfit.search.solve import LOSSLESS, Item, Problem, binding, exclusive_pairs, smallest, solve
 
 
 def choices(problem):
@@ -31,8 +33,19 @@ def problems(draw):
     return Problem(levels, drops, {"latency": items, "size": items[:3]}, exclusive)
 
 
-@settings(max_examples=40, deadline=None)
-@given(problems(), st.floats(0.2, 1.0), st.floats(0.2, 1.0))
+@pytest.fixture(params=["by parts", "by products"])
+def way(request, monkeypatch):
+    """Both programs, whatever the problem: with no states allowed none is taken apart."""
+    if request.param == "by products":
+        monkeypatch.setattr(parts, "STATES", 0)
+
+
+NO_FIXTURE = [HealthCheck.function_scoped_fixture]  # the way stays the same for all examples
+
+
+@pytest.mark.usefixtures("way")
+@settings(max_examples=40, deadline=None, suppress_health_check=NO_FIXTURE)
+@given(problem=problems(), latency=st.floats(0.2, 1.0), size=st.floats(0.2, 1.0))
 def test_equals_brute_force(problem, latency, size):
     full = dict.fromkeys(problem.levels, 0)
     limits = {
@@ -58,15 +71,17 @@ def test_equals_brute_force(problem, latency, size):
         assert problem.amount(quantity, found.levels, found.dropped) <= limit * (1 + 1e-6)
 
 
-@settings(max_examples=10, deadline=None)
-@given(problems())
+@pytest.mark.usefixtures("way")
+@settings(max_examples=10, deadline=None, suppress_health_check=NO_FIXTURE)
+@given(problem=problems())
 def test_smallest_is_the_smallest(problem):
     least = min(problem.amount("latency", *choice) for choice in choices(problem))
     assert smallest(problem, "latency").objective == pytest.approx(least, abs=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
-@given(problems(), st.floats(0.0, 3.0))
+@pytest.mark.usefixtures("way")
+@settings(max_examples=40, deadline=None, suppress_health_check=NO_FIXTURE)
+@given(problem=problems(), bound=st.floats(0.0, 3.0))
 def test_smallest_at_a_loss_equals_brute_force(problem, bound):
     def least(loss):
         return min(problem.amount("latency", *choice) for choice in choices(problem) if problem.loss(*choice) <= loss)
@@ -88,3 +103,22 @@ def test_binding_names_the_limit_to_loosen():
 def test_exclusive_pairs_share_nodes():
     nodes = {"layer": frozenset("xyz"), "mlp": frozenset("x"), "attention": frozenset("y")}
     assert exclusive_pairs(nodes) == (("attention", "layer"), ("layer", "mlp"))
+
+
+def test_a_shared_axis_is_fixed_and_the_rest_falls_apart():
+    rng = np.random.default_rng(0)
+    layers = range(8)
+    levels = {"hidden": (0.0, 0.3), **{f"ffn{i}": (0.0, 0.1, 0.2) for i in layers}}
+    items = tuple(Item(("hidden", f"ffn{i}"), frozenset({f"mlp{i}"}), rng.random((2, 3))) for i in layers)
+    problem = Problem(levels, {f"mlp{i}": 1.0 for i in layers}, {"latency": items})
+    found = problem.separated(("latency", "loss"))
+    assert [part.axes for part in found.parts] == [(f"ffn{i}",) for i in layers]
+    assert len(found.states) == 2
+    assert all(0 < len(listed.places) <= 4 for state in found.listed for listed in state)
+
+
+def test_a_problem_without_a_choice_is_solved_too():
+    problem = Problem({}, {}, {"latency": (Item((), frozenset(), np.array(2.0)),)})
+    assert solve(problem, {"latency": 2.5}).objective == 0.0
+    with pytest.raises(InfeasibleError):
+        solve(problem, {"latency": 1.5})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from chipfit.search.problem import Landscape
-from chipfit.search.solve import InfeasibleError, Solution, binding, solve
+from chipfit.search.program import InfeasibleError
+from chipfit.search.solve import Solution, binding, solve
 from chipfit.search.strategies.base import Proposal, Strategy, UnreachableError
 
 
