@@ -93,7 +93,23 @@ class Job:
 
     @cached_property
     def choice(self) -> Choice:
-        return choose(self.strategy, self.budget, self.baseline, self.candidate_ms if self.target.is_host else None)
+        """What the strategy chose within the budget, as measured where the chip is here."""
+        measure = self.candidate_ms if self.target.is_host else None
+
+        def make(folder: Path) -> None:
+            found = choose(self.strategy, self.budget, self.baseline, measure)
+            write_json(folder / "result.json", found.to_json())
+
+        given = {
+            **self.study.origin,
+            "strategy": self.approach.name,
+            "passes": [one.name for one in self.study.pipeline.passes],
+            "limits": [str(limit) for limit in self.budget.limits],
+            "baseline": self.baseline,
+            "profile": repr(sorted(self.target.profile.figures.items())),
+            "seed": self.study.seed,
+        }
+        return Choice.from_json(self.stages.run("choice", given, make).json())
 
     def candidate_ms(self, configuration: Configuration) -> float:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
