@@ -104,12 +104,16 @@ class Job:
             **self.study.origin,
             "strategy": self.approach.name,
             "passes": [one.name for one in self.study.pipeline.passes],
-            "limits": [str(limit) for limit in self.budget.limits],
-            "baseline": self.baseline,
-            "profile": repr(sorted(self.target.profile.figures.items())),
+            "limits": self.budget.absolute(self.baseline),
+            "chip": self.chip,
             "seed": self.study.seed,
         }
         return Choice.from_json(self.stages.run("choice", given, make).json())
+
+    @property
+    def chip(self) -> str:
+        """What predictions rest on; the host's are corrected by measuring, and its probes never say the same twice."""
+        return self.target.name if self.target.is_host else repr(sorted(self.target.profile.figures.items()))
 
     def candidate_ms(self, configuration: Configuration) -> float:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
