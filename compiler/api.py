@@ -22,6 +22,7 @@ from chipfit.passes.pipeline import parse
 from chipfit.search.budget import parse_budget, parse_share
 from chipfit.stages import Stages
 from chipfit.targets.registry import HOST, get_target
+from chipfit.tune import Tuning
 
 DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=900}"
 
@@ -37,19 +38,24 @@ def compile(  # noqa: A001
     passes: str = DEFAULT_PASSES,
     out: str | Path = "build/artifact",
     fresh: bool = False,
+    tune: bool = False,
+    trials: int = 0,
     progress: Progress = silent,
 ) -> Artifact:
     """The model compressed to `budget` (as `latency=50%`) on `target`, compiled, measured and written to `out`.
 
     The example inputs are batch first, at the batch to deploy. `data` is a DATA text, or a mapping with `train` and
     `heldout` (input tuples) and perhaps a `metric`; without it inputs are made up. `keep` is the least part of the
-    teacher's quality, as `94%`. Raises UserError, and InfeasibleBudgetError for a budget that nothing meets.
+    teacher's quality, as `94%`. `tune` times a few tiles of every kernel, `trials` so many of TVM's schedules of each
+    function that no generator of ours makes; both take minutes. Raises UserError, and InfeasibleBudgetError for a
+    budget that nothing meets.
     """
     inputs = tuple(example_inputs)
     given = as_data(data, inputs, "data") if isinstance(data, Data | Mapping) else None
     source = Source(type(model).__name__, model, inputs, (lambda: given) if given else None)
     text = data if isinstance(data, str) else None
-    return _compile(lambda: source, target, budget, keep, text, passes, Path(out), fresh, progress)
+    tuning = Tuning(tune, trials)
+    return _compile(lambda: source, target, budget, keep, text, passes, Path(out), fresh, tuning, progress)
 
 
 def compile_source(
@@ -62,10 +68,13 @@ def compile_source(
     passes: str = DEFAULT_PASSES,
     out: str | Path = "build/artifact",
     fresh: bool = False,
+    tune: bool = False,
+    trials: int = 0,
     progress: Progress = silent,
 ) -> Artifact:
     """`compile` for the model that SOURCE names, on the data that DATA names or else on the source's own."""
-    return _compile(lambda: load_source(source), target, budget, keep, data, passes, Path(out), fresh, progress)
+    tuning = Tuning(tune, trials)
+    return _compile(lambda: load_source(source), target, budget, keep, data, passes, Path(out), fresh, tuning, progress)
 
 
 def _compile(
@@ -77,19 +86,21 @@ def _compile(
     passes: str,
     out: Path,
     fresh: bool,
+    tuning: Tuning,
     progress: Progress,
 ) -> Artifact:
     limits = parse_budget([budget] if isinstance(budget, str) else budget)
     share, pipeline, chip = parse_share(keep) if keep else None, parse(passes), get_target(target)
     if not (chip.is_host or chip.profile.triple):
         raise UserError(f"chipfit can cost {chip.name} but not compile for it yet: name a CPU, as {HOST}.")
+    tuning.check(chip)
     stages = Stages(workplace(out, fresh), lambda name, found: progress(f"{name}: done before" if found else name, 0.0))
     progress("loading the model", 0.0)
     source = load()
     teacher = import_model(source.model, source.example_inputs)
     examples = source.data() if source.data and data is None else load_data(data, source.example_inputs, source.model)
     chip = calibrated(chip, progress)
-    job = Job(teacher, source.example_inputs, examples, chip, limits, pipeline, stages, progress)
+    job = Job(teacher, source.example_inputs, examples, chip, limits, pipeline, stages, progress, tuning=tuning)
     return finish(job, lineage(source, examples), share, out)
 
 

@@ -24,6 +24,14 @@ def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--target", default=HOST, show_default=True, help="A chip of `chipfit targets list`.")(command)
 
 
+def tune_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    tune = click.option("--tune", is_flag=True, help="Time some tiles of every kernel; takes minutes, once.")
+    trials = click.option(
+        "--tune-stock", "trials", default=0, metavar="TRIALS", help="Let TVM search for what it lowers."
+    )
+    return tune(trials(command))
+
+
 def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=1))
 
@@ -43,6 +51,7 @@ def chipfit() -> None:
 @click.option("--passes", metavar="SPEC", help="What may be used, as prune-axes,compensate,distill{seconds=200}.")
 @click.option("--out", type=FOLDER, default=Path("build/artifact"), show_default=True, help="The artifact's folder.")
 @click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")
+@tune_option
 @json_option
 def compile_(source: str, budgets: tuple[str, ...], as_json: bool, passes: str | None, **options: Any) -> None:
     """Compress SOURCE to its budgets on a chip, compile it, and write an artifact.
@@ -97,14 +106,17 @@ def run(artifact: Path, file: Path | None, output: Path | None, as_json: bool) -
 @click.argument("model", metavar="ARTIFACT|SOURCE")
 @click.option("--against", default="torch", show_default=True, metavar="NAMES", help="Of onnxruntime,openvino,torch.")
 @click.option("--threads", type=click.IntRange(1), help="For all alike; one for each core if not told.")
+@tune_option
 @json_option
-def bench(model: str, against: str, threads: int | None, as_json: bool) -> None:
+def bench(model: str, against: str, threads: int | None, tune: bool, trials: int, as_json: bool) -> None:
     """Time an ARTIFACT, or SOURCE compiled as it is, beside other runtimes in one interleaved run."""
     from chipfit.bench import bench_model
     from chipfit.progress import shown
+    from chipfit.tune import Tuning
 
     with shown() as progress:
-        result = bench_model(model, [name for name in against.split(",") if name], progress, threads=threads)
+        names, tuning = [name for name in against.split(",") if name], Tuning(tune, trials)
+        result = bench_model(model, names, progress, threads=threads, tuning=tuning)
     if as_json:
         print_json(result)
     else:

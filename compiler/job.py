@@ -31,6 +31,7 @@ from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Sensitivity, Survey
 from chipfit.stages import Done, Stages, write_json
 from chipfit.targets.registry import Target
+from chipfit.tune import AS_RANKED, Tuning
 
 CALIBRATION = 128  # examples on which passes may calibrate
 MEASURED_SECONDS = 8.0  # for one interleaved comparison of two libraries
@@ -58,6 +59,7 @@ class Job:
     stages: Stages
     progress: Progress
     seed: int = 0
+    tuning: Tuning = AS_RANKED
 
     @cached_property
     def origin(self) -> dict[str, str]:
@@ -161,12 +163,15 @@ class Job:
 
         def make(folder: Path) -> None:
             self.progress("compiling", 0.0)
-            make_library = compile_graph if self.target.is_host else cross_compile
-            make_library(deployed, self.target, folder / "library")
+            if not self.target.is_host:
+                cross_compile(deployed, self.target, folder / "library")
+                return
+            effort = self.tuning.effort(deployed, self.target, self.inputs, self.progress)
+            compile_graph(deployed, self.target, folder / "library", effort=effort)
 
         inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
         chip = {"cpu": repr(self.target.cpu), "llvm": [self.target.profile.triple, self.target.profile.arch]}
-        return self.stages.run("library", {**inputs, **chip}, make)
+        return self.stages.run("library", {**inputs, **chip, **asdict(self.tuning)}, make)
 
     def deployed(self, graph: Graph) -> Graph:
         ready = folded(graph)

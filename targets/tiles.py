@@ -6,6 +6,7 @@ the reduction. `step_cycles` says what that takes; a tile is the one with the fe
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ class Tile:
     unit: Literal["vector", "amx"] = "vector"
 
 
+TRIES = 6  # tiles of a kernel that are worth timing, where there is time to
 FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
 _LATENCY = 4  # cycles until a multiply-add's result can be added to again
@@ -130,11 +132,11 @@ class _Grid:
     resident: bool
     most_vectors: int
 
-    def choose(self) -> tuple[Order, int, int]:
-        """The order, rows and vectors that take the busiest thread the fewest cycles."""
+    def ranked(self) -> list[tuple[Order, int, int]]:
+        """The orders, rows and vectors that take the busiest thread the fewest cycles, the best first."""
         tiles = list(candidates(self.chip, self.height * self.width, min(self.vectors, self.most_vectors)))
         orders: tuple[Order, Order] = ("columns", "rows")
-        return min(((order, *tile) for order in orders for tile in tiles), key=self.cycles)
+        return heapq.nsmallest(TRIES, ((order, *tile) for order in orders for tile in tiles), key=self.cycles)
 
     def cycles(self, choice: tuple[Order, int, int]) -> float:
         """Of one reduction step over the whole output. Whoever re-reads what should stay in cache pays 5% more."""
@@ -155,10 +157,15 @@ class _Grid:
 
 def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: str = "float32") -> Tile:
     """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B, whose numbers are `stored` so."""
+    return matmul_tiles(chip, m, n, k, batch, stored)[0]
+
+
+def matmul_tiles(chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: str = "float32") -> tuple[Tile, ...]:
+    """The tiles worth timing, that of `matmul_tile` first."""
     if stored == "bfloat16" and chip.bf16_macs and m >= _AMX_ROWS:
-        return Tile(lanes(chip), 32, 32, "columns", chip.threads, True, unit="amx")
+        return (Tile(lanes(chip), 32, 32, "columns", chip.threads, True, unit="amx"),)
     most = _INT4_VECTORS if stored == "int4" and m == 1 else _MAX_VECTORS
-    return _tile(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
+    return _tiles(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
 
 
 def matrix_unit_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, taps: int) -> Tile | None:
@@ -242,16 +249,23 @@ def _job_cycles(
 
 def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:
     """The tile for a convolution; `mr` counts output pixels. `ic` and `oc` are the channels of all groups."""
-    return _tile(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
+    return conv_tiles(chip, batch, ho, wo, ic, oc, r, s, groups)[0]
+
+
+def conv_tiles(
+    chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1
+) -> tuple[Tile, ...]:
+    """The tiles worth timing, that of `conv_tile` first."""
+    return _tiles(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
 
 
 def conv_cycles(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int) -> float:
     """About what the busiest thread takes at that tile."""
     grid = _Grid(chip, batch, ho, wo, -(-oc // lanes(chip)), 1, 1, True, _MAX_VECTORS)
-    return grid.cycles(grid.choose()) * ic * r * s
+    return grid.cycles(grid.ranked()[0]) * ic * r * s
 
 
-def _tile(
+def _tiles(
     chip: CpuShape,
     pixels: tuple[int, int, int],
     columns: int,
@@ -259,12 +273,15 @@ def _tile(
     groups: int = 1,
     stack: int = 1,
     most_vectors: int = _MAX_VECTORS,
-) -> Tile:
+) -> tuple[Tile, ...]:
     width = lanes(chip)
     resident = weight_bytes <= chip.l2_bytes * _RESIDENT
-    order, mr, nv = _Grid(chip, *pixels, -(-columns // width), groups, stack, resident, most_vectors).choose()
-    prefetch = order == "columns" and 1 < math.prod(pixels) <= _STREAMING_ROWS and not resident
-    return Tile(width, mr, nv * width, order, chip.threads, prefetch)
+    streams = 1 < math.prod(pixels) <= _STREAMING_ROWS and not resident
+    ranked = _Grid(chip, *pixels, -(-columns // width), groups, stack, resident, most_vectors).ranked()
+    return tuple(
+        Tile(width, mr, nv * width, order, chip.threads, prefetch=streams and order == "columns")
+        for order, mr, nv in ranked
+    )
 
 
 def depthwise_tile(chip: CpuShape, batch: int, ho: int, wo: int, channels: int) -> Tile:

@@ -71,21 +71,26 @@ def builder(kernel: Generated) -> Callable[..., Any]:
     return build_amx_matmul
 
 
-def build_library(program: Program, target: Any, lanes: int, path: Path, link: Link | None = None) -> None:
-    """Writes the shared library. `target` is TVM's; `link` makes the library from object files, else this machine's."""
-    module = optimised(Linker(program).link(), target, lanes)
+def build_library(
+    program: Program, target: Any, lanes: int, path: Path, link: Link | None = None, trials: int = 0
+) -> None:
+    """Writes the shared library. `target` is TVM's; `link` makes the library from object files, else this machine's.
+
+    TVM tries `trials` schedules of each function that is not ours, timing them here.
+    """
+    module = optimised(Linker(program).link(), target, lanes, trials)
     with tvm.transform.PassContext(opt_level=3):
         executable = tvm.compile(module, target=target, relax_pipeline="default_build")
     executable.export_library(str(path), fcompile=link)
 
 
-def optimised(module: Any, target: Any, lanes: int) -> Any:
+def optimised(module: Any, target: Any, lanes: int, trials: int) -> Any:
     """Stock ops as scheduled functions, all inlined into one Relax function."""
     steps = relax.transform
     fuse = [steps.LegalizeOps(), steps.AnnotateTIROpPattern(), steps.FoldConstant(), steps.FuseOps(), steps.FuseTIR()]
     tidy = [steps.InlinePrivateFunctions(), steps.CanonicalizeBindings(), steps.DeadCodeElimination(["main"])]
     with target:
-        return schedule_stock(tvm.transform.Sequential([*fuse, *tidy])(module), lanes)
+        return schedule_stock(tvm.transform.Sequential([*fuse, *tidy])(module), lanes, target, trials)
 
 
 class Linker:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 
 from chipfit.codegen import lower_attention, lower_images, lower_matmuls, lower_rows
-from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor, Weight
+from chipfit.codegen.program import Call, Choose, Generated, Program, Stock, Tensor, Weight, first
 from chipfit.codegen.spec import Argument, Image, KernelSpec, PackImageSpec, Shape, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, masks, outside
@@ -44,11 +44,19 @@ def lower(graph: Graph, cpu: CpuShape, constants: Mapping[str, torch.Tensor], en
 class Lowering:
     """Walks the plan, emitting calls. Rules read values through `dense` and `image` and write through `emit`."""
 
-    def __init__(self, graph: Graph, cpu: CpuShape, constants: Mapping[str, torch.Tensor], entry: str) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        cpu: CpuShape,
+        constants: Mapping[str, torch.Tensor],
+        entry: str,
+        choose: Choose = first,
+    ) -> None:
         self.graph = graph
         self.entry = graph.entries[entry]
         self.cpu = cpu
         self.lanes = lanes(cpu)
+        self.choose = choose
         self.constants = dict(constants)
         self.plan = kernels(self.entry)
         self.halos = lower_images.halos(self.plan)

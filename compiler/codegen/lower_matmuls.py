@@ -15,7 +15,7 @@ from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.precision import Narrow, narrow
 from chipfit.ir.stored import Stored, stored_weight
-from chipfit.targets.tiles import matmul_tile
+from chipfit.targets.tiles import matmul_tiles
 
 if TYPE_CHECKING:
     from chipfit.codegen.lower import Lowering
@@ -75,7 +75,7 @@ def lower_narrow(low: Lowering, kernel: Kernel, half: Narrow) -> None:
 def emit_packed(
     low: Lowering, kernel: Kernel, spec: MatmulSpec, a: Value, weights: Sequence[Value], steps: Steps
 ) -> None:
-    tile = matmul_tile(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored)
+    tile = low.choose(spec, matmul_tiles(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored))
     arguments = (argument for argument in spec.arguments(tile) if argument.role == "weight")
     packed = [low.weight(value, argument) for value, argument in zip(weights, arguments, strict=True)]
     low.emit_dense(kernel.output, spec, tile, [low.dense(a, kernel.nodes), *packed, *operands(low, steps)])
@@ -96,7 +96,7 @@ def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
         raise Unsupported("a factor strided in both dimensions")
     steps = collected(low, kernel, (stack, m, n), None)
     spec = MatmulSpec(stack, m, n, k, "activation", transposed, share, "float32", steps.epilogue, a_view, b_view)
-    tile = matmul_tile(low.cpu, m, n, k, stack)
+    tile = low.choose(spec, matmul_tiles(low.cpu, m, n, k, stack))
     low.emit_dense(kernel.output, spec, tile, [a_tensor, b_tensor, *operands(low, steps)])
 
 
