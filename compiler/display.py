@@ -89,11 +89,11 @@ def bench(result: Mapping[str, Any]) -> None:
 
 
 def targets(found: Sequence[Target]) -> None:
-    """Every chip with what it is; all alike are summed up below rather than told line by line."""
+    """Every chip with what it is. Whether its costs are calibrated is said below the table, since few are."""
     rows = [(target.name, target.family, target.profile.summary) for target in found]
     show(TextTable(f"Targets ({len(rows)})", ("name", "family", "what it is"), tuple(rows)))
-    calibrated = [target.name for target in found if target.status == "calibrated"]
-    say(f"Calibrated on the chip itself: {', '.join(calibrated) or 'none'}; the costs of all others are uncalibrated.")
+    calibrated = ", ".join(target.name for target in found if target.status == "calibrated") or "none"
+    say(f"Calibrated: {calibrated}. The costs of a chip that isn't are uncalibrated: estimates from its figures.")
 
 
 def profile_json(chip: Profile) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def unreadable(path: Path, text: str, message: str) -> UserError:
     if named := DOUBLED_NAME.search(reason):
         return complaint(path, line, f"{named[1] or named[2]!r} is given twice; keep one.")
     if reason == DOUBLED_VALUE:
-        line, key = max(pair for pair in keys_of(text) if pair[0] <= line)  # a value may end lines below its key
+        above = (pair for pair in keys_of(text) if pair[0] <= line)  # a value may end lines below its key
+        line, key = max(above, default=(line, "a key"))
         return complaint(path, line, f"{key!r} is given twice; keep one.")
     return complaint(path, line, f"this is not TOML: {reason}; correct it.")
 

@@ -165,7 +165,7 @@ def test_the_list_of_targets_says_what_each_is(capsys) -> None:
     code, out, _ = told(capsys, "targets", "list")
     assert code == 0
     assert "Biren BR100, 64 GB" in out
-    assert "the costs of all others are uncalibrated" in " ".join(out.split())
+    assert "The costs of a chip that isn't are uncalibrated" in " ".join(out.split())
 
 
 def test_a_chip_on_a_base_shows_all_its_figures(capsys) -> None:
