@@ -91,7 +91,7 @@ def _compile(
 ) -> Artifact:
     limits = parse_budget([budget] if isinstance(budget, str) else budget)
     share, pipeline, chip = parse_share(keep) if keep else None, parse(passes), get_target(target)
-    if not (chip.is_host or chip.profile.triple):
+    if not (chip.is_host or (chip.family == "cpu" and chip.profile.triple)):
         raise UserError(f"chipfit can cost {chip.name} but not compile for it yet: name a CPU, as {HOST}.")
     tuning.check(chip)
     stages = Stages(workplace(out, fresh), lambda name, found: progress(f"{name}: done before" if found else name, 0.0))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from chipfit.passes.base import Pass
     from chipfit.targets.calibrate import Calibration
     from chipfit.targets.profile import Profile
+    from chipfit.targets.registry import Target
 
 SHOWN = 12  # lines of a long list
 DIGITS = "+-0123456789"  # how a cell that holds a number begins
@@ -87,13 +88,24 @@ def bench(result: Mapping[str, Any]) -> None:
     show(report.timing_table(title, result["rows"]))
 
 
+def targets(found: Sequence[Target]) -> None:
+    """Every chip with what it is. Whether its costs are calibrated is said below the table, since few are."""
+    rows = [(target.name, target.family, target.profile.summary) for target in found]
+    show(TextTable(f"Targets ({len(rows)})", ("name", "family", "what it is"), tuple(rows)))
+    calibrated = ", ".join(target.name for target in found if target.status == "calibrated") or "none"
+    say(f"Calibrated: {calibrated}. The costs of a chip that isn't are uncalibrated: estimates from its figures.")
+
+
 def profile_json(chip: Profile) -> dict[str, Any]:
     figures = {name: {key: getattr(f, key) for key in ("value", "unit", "source", "status")} for name, f in _all(chip)}
-    return {"name": chip.name, "family": chip.family, "summary": chip.summary, "figures": figures}
+    header = {key: getattr(chip, key) for key in ("name", "family", "summary", "triple", "arch")}
+    return {**header, "figures": figures}
 
 
 def profile(chip: Profile) -> None:
     say(f"{chip.name} ({chip.family}): {chip.summary}")
+    if chip.triple:
+        say(f"LLVM compiles for it as {chip.triple}, {chip.arch}.")
     rows = tuple((name, f"{f.value:g}", f.unit, f.status, f.source) for name, f in _all(chip))
     show(TextTable("Figures", ("figure", "value", "unit", "status", "source"), rows))
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def detect_host(base: Profile) -> Profile:
 
     threads = usable_cores()
     figures = {
+        **base.figures,
         **_unit_figures(),
         **_vector_figures(_cpu_field("flags", "Features").split()),
         **_cache_figures(),
@@ -33,7 +35,7 @@ def detect_host(base: Profile) -> Profile:
     }
     figures["cores"] = Figure(threads, "core", "affinity, control group and topology of this process", "measured")
     system = {"triple": codegen.llvm_get_system_triple(), "arch": codegen.llvm_get_system_cpu()}
-    return Profile(base.name, base.family, _cpu_field("model name") or platform.machine(), figures, **system)
+    return replace(base, summary=_cpu_field("model name") or platform.machine(), figures=figures, **system)
 
 
 def identity() -> str:

@@ -118,6 +118,7 @@ def test_the_main_job_says_what_was_not_run(emulator, tmp_path):
     assert json.loads((out / "library.json").read_text())["threads"] == 4
 
 
-def test_a_chip_that_nothing_compiles_for_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="can cost ascend-910b3 but not compile for it yet"):
-        compile_source("resnet20", target="ascend-910b3", budget="latency=60%", out=tmp_path / "out")
+@pytest.mark.parametrize("name", ["ascend-910b3", "h100-sxm", "mi300x"])
+def test_a_chip_that_nothing_compiles_for_is_one_sentence(name, tmp_path):
+    with pytest.raises(UserError, match=f"can cost {name} but not compile for it yet"):
+        compile_source("resnet20", target=name, budget="latency=60%", out=tmp_path / "out")

@@ -15,7 +15,8 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.targets.cost import CostModel
 from chipfit.targets.cpu import CpuModel
-from chipfit.targets.profile import Figure, read_folder
+from chipfit.targets.profile import Figure
+from chipfit.targets.reading import read_folder
 from chipfit.targets.registry import FOLDERS, get_target
 
 
