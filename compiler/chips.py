@@ -105,12 +105,16 @@ def chips_json(chips: Sequence[ChipLine], layers: int) -> dict[str, Any]:
 
 
 def slowest_layers(chips: Iterable[ChipLine], count: int) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """(layer, limit -> chips) for the layers with the largest mean share of the latency over all chips."""
+    """(layer, limit -> chips) for the layers with the largest share of the latency over all chips.
+
+    Layers that differ in their numbers alone count as one, `model.layers.*.mlp`, perhaps with several limits on a chip.
+    """
     shares: dict[str, float] = {}
-    limits: dict[str, dict[str, list[str]]] = {}
+    limits: dict[str, dict[str, dict[str, None]]] = {}
     for chip in chips:
         for layer in chip.layers:
-            shares[layer.name] = shares.get(layer.name, 0.0) + layer.share
-            limits.setdefault(layer.name, {}).setdefault(layer.limit, []).append(chip.target)
+            name = ".".join("*" if part.isdigit() else part for part in layer.name.split("."))
+            shares[name] = shares.get(name, 0.0) + layer.share
+            limits.setdefault(name, {}).setdefault(layer.limit, {})[chip.target] = None
     for name in sorted(shares, key=lambda name: -shares[name])[:count]:
-        yield name, limits[name]
+        yield name, {limit: list(found) for limit, found in limits[name].items()}

@@ -61,7 +61,7 @@ def explanation(found: Explanation) -> None:
         f"{report.millijoules(cost.energy_mj)} ({ENERGY_STATUS})."
     )
     if found.tokens:
-        say(_speed(found.tokens))
+        say(f"{_length(found.tokens)} {found.tokens.tokens_per_second:.3g} tokens a second.")
     axes = [(axis.name, axis.kind, str(axis.size), str(axis.step), str(len(axis.members))) for axis in found.axes]
     show(_cut("Axes that can be pruned", ("axis", "kind", "size", "step", "dimensions"), axes))
     blocks = [(block.name, block.kind, f"{block.parameters:,}") for block in found.blocks]
@@ -79,19 +79,19 @@ def explanation(found: Explanation) -> None:
 def comparison(found: Comparison) -> None:
     from chipfit.chips import chips_json
 
-    say(f"{found.source}: {found.parameters / 1e6:.1f} M parameters, {found.flops / 1e9:.2f} GFLOP.")
+    weights = report.megabytes(found.chips[0].cost.weight_bytes)
+    say(f"{found.source}: {found.parameters / 1e6:.1f} M parameters, {weights}, {found.flops / 1e9:.2f} GFLOP.")
+    if found.chips[0].tokens:
+        say(_length(found.chips[0].tokens))
     for one in report.chip_tables(chips_json(found.chips, SHOWN)):
         show(one)
 
 
-def _speed(tokens: TokenLine) -> str:
+def _length(tokens: TokenLine) -> str:
     if tokens.step == "prefill":
-        return f"It reads {tokens.context} tokens at once: {tokens.tokens_per_second:.3g} tokens a second."
+        return f"It reads {tokens.context} tokens at once."
     held = report.megabytes(tokens.cache_bytes)
-    return (
-        f"It makes one token with {tokens.context} positions in its cache ({held} of keys and values): "
-        f"{tokens.tokens_per_second:.3g} tokens a second."
-    )
+    return f"It makes one token with {tokens.context} positions in its cache, {held} of keys and values."
 
 
 def _cut(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> TextTable:

@@ -81,7 +81,7 @@ def test_what_if_is_fact(build: type[Graph], model: CostModel) -> None:
     for configuration in configurations(graph, 6):
         cost = model.cost(graph, configuration)
         assert cost == model.cost(apply(graph, configuration))
-        costs.add(cost.latency_ms)
+        costs.add((cost.latency_ms, cost.weight_bytes))
     assert len(costs) > 3
 
 
