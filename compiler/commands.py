@@ -14,6 +14,7 @@ from chipfit.errors import UserError
 
 FOLDER = click.Path(path_type=Path)
 HOST = "host"
+ALL = "all"
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,13 +75,17 @@ def compile_(source: str, budgets: tuple[str, ...], as_json: bool, passes: str |
 
 @chipfit.command()
 @click.argument("source")
-@target_option
+@click.option("--target", default=HOST, show_default=True, help=f"A chip of `chipfit targets list`, or {ALL} of them.")
 @json_option
 def explain(source: str, target: str, as_json: bool) -> None:
-    """Show SOURCE's axes, blocks and where the time goes on a chip, from its shapes alone."""
-    from chipfit.explain import explain as explained
+    """Show SOURCE's axes, blocks and where the time goes on a chip, or its cost on all chips, from its shapes alone."""
+    from chipfit import explain as explained
 
-    found = explained(source, target)
+    if target == ALL:
+        compared = explained.compare(source)
+        print_json(compared.to_json()) if as_json else display.comparison(compared)
+        return
+    found = explained.explain(source, target)
     if as_json:
         print_json(found.to_json())
     else:

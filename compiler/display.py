@@ -14,7 +14,8 @@ from chipfit import report
 from chipfit.report import TextTable
 
 if TYPE_CHECKING:
-    from chipfit.explain import Explanation
+    from chipfit.decoding import TokenLine
+    from chipfit.explain import Comparison, Explanation
     from chipfit.passes.base import Pass
     from chipfit.targets.calibrate import Calibration
     from chipfit.targets.profile import Profile
@@ -51,12 +52,17 @@ def record(manifest: Mapping[str, Any]) -> None:
 
 
 def explanation(found: Explanation) -> None:
+    from chipfit.targets.energy import STATUS as ENERGY_STATUS
+
     cost = found.cost
     say(
         f"{found.source} on {found.target}: {found.parameters / 1e6:.1f} M parameters, {found.flops / 1e9:.2f} GFLOP, "
         f"{found.nodes} nodes; {report.milliseconds(cost.latency_ms)} ({cost.status}), "
-        f"{report.megabytes(cost.weight_bytes)} of weights, {report.megabytes(cost.peak_memory_bytes)} at its peak."
+        f"{report.megabytes(cost.weight_bytes)} of weights, {report.megabytes(cost.peak_memory_bytes)} at its peak, "
+        f"{report.millijoules(cost.energy_mj)} ({ENERGY_STATUS})."
     )
+    if found.tokens:
+        say(f"{_length(found.tokens)} {found.tokens.tokens_per_second:.3g} tokens a second.")
     axes = [(axis.name, axis.kind, str(axis.size), str(axis.step), str(len(axis.members))) for axis in found.axes]
     show(_cut("Axes that can be pruned", ("axis", "kind", "size", "step", "dimensions"), axes))
     blocks = [(block.name, block.kind, f"{block.parameters:,}") for block in found.blocks]
@@ -69,6 +75,24 @@ def explanation(found: Explanation) -> None:
     show(_cut("Where the time goes", ("module", "latency", "share", "limit"), layers))
     if found.opaque:
         say(f"Opaque ops, run and costed as they are: {', '.join(found.opaque)}.")
+
+
+def comparison(found: Comparison) -> None:
+    from chipfit.chips import chips_json
+
+    weights = report.megabytes(found.chips[0].cost.weight_bytes)
+    say(f"{found.source}: {found.parameters / 1e6:.1f} M parameters, {weights}, {found.flops / 1e9:.2f} GFLOP.")
+    if found.chips[0].tokens:
+        say(_length(found.chips[0].tokens))
+    for one in report.chip_tables(chips_json(found.chips, SHOWN)):
+        show(one)
+
+
+def _length(tokens: TokenLine) -> str:
+    if tokens.step == "prefill":
+        return f"It reads {tokens.context} tokens at once."
+    held = report.megabytes(tokens.cache_bytes)
+    return f"It makes one token with {tokens.context} positions in its cache, {held} of keys and values."
 
 
 def _cut(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> TextTable:

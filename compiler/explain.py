@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from chipfit.calibration import recalled
+from chipfit.chips import ChipLine, LayerLine, by_module, chips_json, cost_json, over_chips
+from chipfit.decoding import TokenLine, tokens
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import Source, load_source
 from chipfit.ir.apply import rebatch
@@ -19,11 +20,11 @@ from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.search.sensitivity import step_of
-from chipfit.targets.cost import Cost, LayerCost
+from chipfit.targets.cost import Cost
 from chipfit.targets.registry import Target, get_target
-from chipfit.targets.tiles import lanes
 
 OP = "op "  # how the analysis begins a reason that is an op
+EVERY_LAYER = 10**6
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,6 @@ class FrozenLine:
 
 
 @dataclass(frozen=True)
-class LayerLine:
-    """A module's share of the latency, and what takes most of its time."""
-
-    name: str
-    latency_ms: float
-    share: float
-    limit: str
-
-
-@dataclass(frozen=True)
 class Explanation:
     source: str
     target: str
@@ -76,11 +67,24 @@ class Explanation:
     opaque: tuple[str, ...]
     cost: Cost
     layers: tuple[LayerLine, ...]
+    tokens: TokenLine | None  # of a language model
 
     def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        del data["cost"]["layers"]
-        return data
+        return {**asdict(self), "cost": cost_json(self.cost)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model on every chip."""
+
+    source: str
+    parameters: int
+    flops: int
+    chips: tuple[ChipLine, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        shape = {"source": self.source, "parameters": self.parameters, "flops": self.flops}
+        return {**shape, **chips_json(self.chips, EVERY_LAYER)}
 
 
 def explain(text: str, target: str) -> Explanation:
@@ -89,9 +93,17 @@ def explain(text: str, target: str) -> Explanation:
     return explain_source(load_source(text, weights=False), chip)
 
 
+def compare(text: str) -> Comparison:
+    """What SOURCE costs on every chip, from its shapes alone."""
+    source = load_source(text, weights=False)
+    graph = import_model(source.model, source.example_inputs)
+    deployed = _deployed(graph, _batch(source, graph))
+    return Comparison(source.name, graph.parameter_count, _flops(deployed), over_chips(deployed))
+
+
 def explain_source(source: Source, target: Target) -> Explanation:
     graph = import_model(source.model, source.example_inputs)
-    deployed = _deployed(graph, len(source.example_inputs[0]) if graph.batch else None)
+    deployed = _deployed(graph, _batch(source, graph))
     cost = target.cost_model.cost(deployed, batch=deployed.batch or 1)
     analysis = analyse(graph)
     return Explanation(
@@ -106,22 +118,13 @@ def explain_source(source: Source, target: Target) -> Explanation:
         opaque=tuple(sorted(analysis.opaque)),
         cost=cost,
         layers=tuple(by_module(cost.layers, cost.latency_ms)),
+        tokens=tokens(deployed, cost),
     )
 
 
-def by_module(layers: Iterable[LayerCost], total_ms: float) -> list[LayerLine]:
-    """The kernels summed by their PyTorch module, the slowest first; the limit is that of a module's slowest kernel."""
-    modules: dict[str, list[LayerCost]] = {}
-    for layer in layers:
-        modules.setdefault(layer.module or layer.name, []).append(layer)
-    lines = [_layer(name, parts, total_ms) for name, parts in modules.items()]
-    return sorted(lines, key=lambda line: -line.latency_ms)
-
-
-def _layer(name: str, parts: list[LayerCost], total_ms: float) -> LayerLine:
-    latency = math.fsum(part.latency_ms for part in parts)
-    slowest = max(parts, key=lambda part: part.latency_ms)
-    return LayerLine(name, latency, latency / total_ms, slowest.limit)
+def _batch(source: Source, graph: Graph) -> int | None:
+    """The batch to deploy, None where the model mixes its examples."""
+    return len(source.example_inputs[0]) if graph.batch else None
 
 
 def _deployed(graph: Graph, batch: int | None) -> Graph:
@@ -136,11 +139,10 @@ def _flops(graph: Graph) -> int:
 
 
 def _axes(graph: Graph, target: Target) -> Iterable[AxisLine]:
-    granularity = lanes(target.cpu) if target.family == "cpu" else 1
     for axis in analyse(graph).axes.values():
         if axis.state != "frozen":
             members = tuple(f"{parameter}:{dim}" for parameter, dim in axis.members)
-            yield AxisLine(axis.name, axis.kind, axis.size, step_of(axis.size, granularity), members)
+            yield AxisLine(axis.name, axis.kind, axis.size, step_of(axis.size, target.granularity), members)
 
 
 def _frozen(dimension: str, reason: str) -> FrozenLine:

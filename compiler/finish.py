@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chipfit.artifact import Artifact, write_manifest
+from chipfit.chips import chips_json, over_chips
 from chipfit.codegen.check import check
 from chipfit.codegen.runtime import Library, read_record
 from chipfit.cross.compile import check_emulated
@@ -26,8 +27,10 @@ from chipfit.quality import Quality
 from chipfit.report import write_report
 from chipfit.stages import Done, replace_folder
 from chipfit.targets.cost import Cost
+from chipfit.targets.energy import STATUS as ENERGY_STATUS
 from chipfit.targets.registry import Target
 
+LAYERS = 8  # the slowest, which the report tells the limits of on every chip
 RECOVERY = "distill"  # quality is judged before this pass and at the end
 
 
@@ -43,7 +46,8 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
     store.save(deployed, folder)
     job.progress("comparing with torch", 0.0)
     error = checked(job, folder, deployed)
-    record = {**manifest(job, keep, dict(lineage)), "max_abs_error": error, "stock": stock(job, folder)}
+    chips = chips_json(over_chips(deployed), LAYERS)
+    record = {**manifest(job, keep, dict(lineage)), "max_abs_error": error, "stock": stock(job, folder), "chips": chips}
     write_report(folder, record)
     write_manifest(folder, record)
     replace_folder(folder, out)
@@ -94,8 +98,12 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
         "source": lineage.get("source", ""),
         "target": {"name": job.target.name, "status": job.target.status, "machine": machine(job.target)},
         "budget": {"limits": [str(limit) for limit in job.budget.limits], "keep": keep},
-        "baseline": {**costs(before, pair.baseline_ms if pair else None), "quality": qualities["teacher"]},
-        "result": {**result, "quality": qualities["result"]},
+        "baseline": {
+            **costs(before, pair.baseline_ms if pair else None),
+            "measured_mj": job.measured_mj(job.teacher),
+            "quality": qualities["teacher"],
+        },
+        "result": {**result, "measured_mj": job.measured_mj(job.result), "quality": qualities["result"]},
         "before_recovery": {"quality": qualities["before recovery"]},
         "predicted": predicted(job, before, after),
         "certificate": certificate(job, result),
@@ -138,11 +146,12 @@ def certificate(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
         "latency": ratio * job.baseline["latency"],
         "memory": result["peak_memory_bytes"],
         "size": result["weight_bytes"],
+        "energy": result["energy_mj"],
     }
     limits = job.budget.absolute(job.baseline)
     used = {quantity: got[quantity] / limit for quantity, limit in limits.items()}
     timed = "measured" if pair else f"predicted, {job.target.status}"
-    sources = {"latency": timed, "size": "measured", "memory": "predicted"}
+    sources = {"latency": timed, "size": "measured", "memory": "predicted", "energy": f"predicted, {ENERGY_STATUS}"}
     return {
         "met": all(share <= 1 for share in used.values()),
         "binding": max(used, key=lambda quantity: used[quantity]),

@@ -13,6 +13,7 @@ from torch import Tensor
 from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
 from chipfit.codegen.runtime import Library
 from chipfit.cross.compile import cross_compile
+from chipfit.energy import find_counter, measured_mj
 from chipfit.frontend.data import Data
 from chipfit.ir import store
 from chipfit.ir.apply import apply, rebatch
@@ -94,7 +95,7 @@ class Job:
     def sensitivity(self) -> Sensitivity:
         names = {one.name for one in self.pipeline.passes}
         uses = {"narrow": "prune-axes" in names, "drop": "drop-blocks" in names, "repair": "compensate" in names}
-        lanes = self.target.cpu.vector_bits // 32
+        lanes = self.target.granularity
 
         def make(folder: Path) -> None:
             survey = Survey(self.factored, self.data.train, lanes, **uses)
@@ -112,10 +113,12 @@ class Job:
 
     @cached_property
     def baseline(self) -> dict[str, float]:
-        """The uncompressed model's latency (ms, measured where the chip is here), peak memory and weights (bytes)."""
+        """The uncompressed model's latency (ms, measured where the chip is here), peak memory and weights (bytes), and
+        energy (mJ) as estimated."""
         cost = self.landscape.cost(Configuration())
         latency = self.baseline_ms if self.target.is_host else cost.latency_ms
-        return {"latency": latency, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes}
+        energy = {} if cost.energy_mj is None else {"energy": cost.energy_mj}
+        return {"latency": latency, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes, **energy}
 
     @cached_property
     def baseline_ms(self) -> float:
@@ -156,6 +159,19 @@ class Job:
 
         keys = {name: library.key for name, (library, _) in libraries.items()}
         return Pair(**self.stages.run("measure", keys, make).json())
+
+    def measured_mj(self, graph: Graph) -> float | None:
+        """Energy of one call, None where the chip is not here or nothing counts."""
+        counter = find_counter(self.target.family) if self.target.is_host else None
+        if counter is None:
+            return None
+        library = self.library(graph)
+
+        def make(folder: Path) -> None:
+            self.progress("measuring energy", 0.0)
+            write_json(folder / "result.json", measured_mj(counter, self.caller(library, graph)))
+
+        return float(self.stages.run("energy", {"library": library.key}, make).json())
 
     def library(self, graph: Graph) -> Done:
         """Compiled code for the graph's structure; of its weights only what is computed at compile time counts."""

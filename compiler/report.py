@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 REPORT = "report.md"
+LEAST_SHARE = 0.05  # of the latency, of a limit that is worth naming
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> None:
 
 def tables(record: Mapping[str, Any]) -> list[TextTable]:
     found = [cost_table(record), quality_table(record), pass_table(record)]
-    return [*found, stock_table(record)] if record["stock"] else found
+    stock = [stock_table(record)] if record["stock"] else []
+    return [*found, *stock, *chip_tables(record.get("chips"))]
 
 
 def headline(record: Mapping[str, Any]) -> str:
@@ -53,8 +55,11 @@ def cost_table(record: Mapping[str, Any]) -> TextTable:
         ("latency", "latency_ms", milliseconds),
         ("peak memory", "peak_memory_bytes", megabytes),
         ("weights", "weight_bytes", megabytes),
+        ("energy, uncalibrated", "energy_mj", millijoules),
+        ("energy, by the machine's counter", "measured_mj", millijoules),
     )
-    rows = tuple((label, *(show(costs[key]) for costs in columns.values())) for label, key, show in quantities)
+    known = [row for row in quantities if any(costs.get(row[1]) is not None for costs in columns.values())]
+    rows = tuple((label, *(show(costs.get(key)) for costs in columns.values())) for label, key, show in known)
     if record["baseline"]["latency_ms"] is None:
         guess = f"{milliseconds(record['predicted']['baseline_ms'])}, predicted"
         rows = (("latency", guess, rows[0][2], "not run"), *rows[1:])
@@ -85,16 +90,60 @@ def stock_table(record: Mapping[str, Any]) -> TextTable:
     return TextTable("Left to TVM's own lowering", ("function", "share of the kernels' time"), rows)
 
 
+def chip_tables(chips: Mapping[str, Any] | None) -> list[TextTable]:
+    """The graph on every chip, and what limits its slowest layers there; none in records that were made without."""
+    return [chip_table(chips["targets"]), limit_table(chips["layers"])] if chips else []
+
+
+def chip_table(chips: Sequence[Mapping[str, Any]]) -> TextTable:
+    """Latencies say for themselves where nothing was measured; of energies that holds everywhere."""
+    columns = ("chip", "latency", "memory", "energy, uncalibrated", "limited by")
+    spoken = any(chip["tokens"] for chip in chips)
+    rows = tuple((*_chip_row(chip), *((_tokens(chip),) if spoken else ())) for chip in chips)
+    return TextTable("On every chip", (*columns, "tokens/s") if spoken else columns, rows)
+
+
+def _chip_row(chip: Mapping[str, Any]) -> tuple[str, ...]:
+    cost = chip["cost"]
+    interval = (
+        f"{' to '.join(map(milliseconds, cost['interval_ms']))} at 95%" if cost["interval_ms"] else cost["status"]
+    )
+    memory = megabytes(cost["peak_memory_bytes"])
+    if not chip["fits"]:
+        memory += f", more than its {megabytes(chip['memory_bytes'])}"
+    energy = millijoules(cost["energy_mj"]) + ("" if chip["energy_process"] else " at 45 nm")
+    limits = ", ".join(f"{limit} {share:.0%}" for limit, share in chip["limits"].items() if share >= LEAST_SHARE)
+    return chip["target"], f"{milliseconds(cost['latency_ms'])}, {interval}", memory, energy, limits
+
+
+def _tokens(chip: Mapping[str, Any]) -> str:
+    return _short(chip["tokens"]["tokens_per_second"]) if chip["tokens"] else ""
+
+
+def limit_table(layers: Sequence[Mapping[str, Any]]) -> TextTable:
+    limits = ("; ".join(f"{limit}: {', '.join(chips)}" for limit, chips in layer["limits"].items()) for layer in layers)
+    rows = tuple((layer["name"], text) for layer, text in zip(layers, limits, strict=True))
+    return TextTable("What limits the slowest layers", ("layer", "limit: chips"), rows)
+
+
 def _seconds(one: Mapping[str, Any]) -> str:
     return f"{one['seconds']:.0f}" if one.get("seconds") is not None else ""
 
 
 def milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g} ms"
+    return "" if value is None else f"{_short(value)} ms"
 
 
 def megabytes(value: float | None) -> str:
-    return "" if value is None else f"{value / 1e6:.3g} MB"
+    return "" if value is None else f"{_short(value / 1e6)} MB"
+
+
+def millijoules(value: float | None) -> str:
+    return "" if value is None else f"{_short(value)} mJ"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def timing_table(title: str, rows: Sequence[Mapping[str, Any]]) -> TextTable:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import itemgetter
 from typing import Protocol
 
 from chipfit.ir.apply import can_rebatch, drop
+from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.graph import EntryPoint, Graph, Value
+from chipfit.ir.graph import Graph, Value
 from chipfit.ir.kernels import Kernel, Work, at, kernels, work
 from chipfit.ir.memo import per_graph
 from chipfit.ir.shapes import Shapes, replacements, what_if
+from chipfit.targets.energy import EnergyTable, Traffic
+from chipfit.targets.memory import (
+    Buffers,
+    buffers,
+    bytes_of,
+    lifetimes,
+    parameters_by_axes,
+    weight_bytes,
+    whole_lifetimes,
+)
 
 Interval = tuple[float, float]
+BATCH = ""  # stands for the batch among the names of axes
+Sizes = Mapping[str, int | None]  # of the batch and of axes, None where they are as in the graph
+Key = Callable[[Sizes], Hashable]  # the sizes that something depends on
 MULTIPLYING = ("matmul", "attention", "conv", "depthwise")  # kinds of kernels around one node
 
 
@@ -32,13 +47,18 @@ class LayerCost:
     kind: str
     latency_ms: float
     limit: str
+    energy_mj: float | None = None
+
+
+Planned = list[tuple[Kernel, Work, LayerCost]]
 
 
 @dataclass(frozen=True)
 class Cost:
     """`interval_ms` holds 95% of measured latencies where the model was calibrated, and is None elsewhere.
 
-    `energy_mj` is None as long as no source gives the chip's energy; `status` is `calibrated` or `uncalibrated`.
+    `energy_mj` is None where no source gives the chip's energy, and uncalibrated everywhere; `status`, that of the
+    latency, is `calibrated` or `uncalibrated`.
     """
 
     latency_ms: float
@@ -56,34 +76,47 @@ class KernelModel(Protocol):
     @property
     def status(self) -> str: ...
 
+    @property
+    def granularity(self) -> int:
+        """What widths are worth being multiples of on this chip."""
+
     def call_ms(self, input_bytes: int) -> float:
         """Milliseconds that a call takes besides its kernels."""
 
     def terms(self, kernel: Kernel, work: Work) -> Mapping[str, float]:
         """Milliseconds by what they are spent on; their sum is the kernel's time."""
 
+    def traffic(self, kernel: Kernel, work: Work) -> Traffic:
+        """Bytes that the kernel moves at each level of memory."""
+
     def interval(self, latency_ms: float) -> Interval | None:
         """Where the measured latency lies if that is predicted."""
 
 
 @dataclass(frozen=True)
-class Buffers:
-    """Input or kernel -> bytes of its output, the step that makes it, and the step after which nothing reads it."""
+class Question:
+    """A configuration of a graph at a batch, None for the batch of its trace. Shapes are found once they are needed."""
 
-    size: Mapping[str, int]
-    made: Mapping[str, int]
-    last_use: Mapping[str, int]
+    graph: Graph
+    configuration: Configuration
+    batch: int | None
 
-    @property
-    def at_peak(self) -> Mapping[str, int]:
-        """Those that are held when they hold the most together."""
-        changes = [0] * (max(self.last_use.values(), default=0) + 2)
-        for name, bytes_ in self.size.items():
-            changes[self.made[name]] += bytes_
-            changes[self.last_use[name] + 1] -= bytes_
-        held = list(itertools.accumulate(changes))
-        peak = held.index(max(held))
-        return {name: size for name, size in self.size.items() if self.made[name] <= peak <= self.last_use[name]}
+    @staticmethod
+    def of(graph: Graph, configuration: Configuration | None, batch: int) -> Question:
+        """Raises ValueError for a configuration that is none of this graph's."""
+        configuration = configuration or Configuration()
+        analyse(graph).kept_atoms(configuration)
+        return Question(graph, configuration, batch if can_rebatch(graph) else None)
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        return what_if(self.graph, self.configuration, self.batch)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Axis -> its size where it is narrowed, else None."""
+        narrowed = {axis: len(kept) for axis, kept in self.configuration.widths.items()}
+        return {BATCH: self.batch, **dict.fromkeys(analyse(self.graph).axes), **narrowed}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +124,7 @@ class CostModel:
     """Answers for whole graphs by asking a `KernelModel` about each kernel."""
 
     model: KernelModel
+    energy: EnergyTable | None = None
 
     @property
     def status(self) -> str:
@@ -104,37 +138,36 @@ class CostModel:
 
         A graph that mixes its examples is costed at the batch of its trace, whatever `batch` says.
         """
-        configuration = configuration or Configuration()
-        shapes = what_if(graph, configuration, batch if can_rebatch(graph) else None)
-        plan = self._planned(graph, configuration, shapes)
-        layers = tuple(layer for _, _, layer in plan)
-        inputs = sum(_bytes(value, shapes) for value in graph.forward.inputs)
-        latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms(inputs)
-        weights = weight_bytes(graph, shapes)
-        held = buffers(graph.forward, [(kernel, amount) for kernel, amount, _ in plan], shapes)
-        memory = weights + sum(held.at_peak.values())
-        return Cost(latency, self.model.interval(latency), memory, weights, None, self.status, layers)
+        asked = Question.of(graph, configuration, batch)
+        plan = self._planned(asked)
+        layers = tuple([layer for _, _, layer in plan])
+        held, weights = _buffers(asked, plan), _weights(asked)
+        inputs = int(held.bytes[: len(graph.forward.inputs)].sum())
+        latency = math.fsum([layer.latency_ms for layer in layers]) + self.model.call_ms(inputs)
+        energy = math.fsum([layer.energy_mj or 0.0 for layer in layers]) if self.energy else None
+        memory = weights + held.peak
+        return Cost(latency, self.model.interval(latency), memory, weights, energy, self.status, layers)
 
     def buffers(self, graph: Graph, configuration: Configuration, batch: int = 1) -> Buffers:
         """What inputs and kernel outputs hold, and for how long."""
-        shapes = what_if(graph, configuration, batch if can_rebatch(graph) else None)
-        plan = [(kernel, amount) for kernel, amount, _ in self._planned(graph, configuration, shapes)]
-        return buffers(graph.forward, plan, shapes)
+        asked = Question.of(graph, configuration, batch)
+        return _buffers(asked, self._planned(asked))
 
-    def _planned(
-        self, graph: Graph, configuration: Configuration, shapes: Shapes
-    ) -> tuple[tuple[Kernel, Work, LayerCost], ...]:
-        """The kernels left. A search asks about thousands of configurations that differ in few kernels."""
-        if configuration.dropped:  # what is left may fuse otherwise
-            rest = drop(graph, replacements(graph, configuration)).forward
-            return tuple(self._layer(kernel, shapes) for kernel in kernels(rest))
+    def _planned(self, asked: Question) -> Planned:
+        """The kernels left. A search asks about thousands of configurations: what a kernel costs at some sizes of its
+        axes is looked up from the second time on."""
+        if asked.configuration.dropped:  # what is left may fuse otherwise
+            rest = drop(asked.graph, replacements(asked.graph, asked.configuration)).forward
+            return [self._layer(kernel, asked.shapes) for kernel in kernels(rest)]
+        plan = kernel_axes(asked.graph)
+        tables = _known(asked.graph).setdefault(self, [{} for _ in plan])
         found = []
-        for kernel, values in full_plan(graph):
-            key = (self, kernel.name, *map(shapes.shapes.__getitem__, values))
-            if key not in _known(graph):
-                _known(graph)[key] = self._layer(kernel, shapes)
-            found.append(_known(graph)[key])
-        return tuple(found)
+        for (kernel, key_of), table in zip(plan, tables, strict=True):
+            key = key_of(asked.sizes)
+            if key not in table:
+                table[key] = self._layer(kernel, asked.shapes)
+            found.append(table[key])
+        return found
 
     def _layer(self, kernel: Kernel, shapes: Shapes) -> tuple[Kernel, Work, LayerCost]:
         kernel = at(kernel, shapes)
@@ -142,7 +175,8 @@ class CostModel:
         terms = self.model.terms(kernel, amount)
         limit = max(terms, key=lambda term: terms[term])
         total = math.fsum(terms.values())
-        layer = LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit)
+        energy = self.energy.kernel_mj(kernel, amount, self.model.traffic(kernel, amount)) if self.energy else None
+        layer = LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit, energy)
         return kernel, amount, layer
 
 
@@ -163,43 +197,40 @@ def _values(kernel: Kernel) -> tuple[str, ...]:
 
 
 @per_graph
-def _known(graph: Graph) -> dict[tuple[object, ...], tuple[Kernel, Work, LayerCost]]:
-    """Kernels that were costed before, by model, name and shapes."""
+def kernel_axes(graph: Graph) -> tuple[tuple[Kernel, Key], ...]:
+    """The kernels of the whole graph, each with the sizes of the axes that its work depends on."""
+    analysis = analyse(graph)
+    plan = full_plan(graph)
+    axes = [set[str]().union(*map(analysis.axes_of, values)) for _, values in plan]
+    return tuple((kernel, itemgetter(BATCH, *found)) for (kernel, _), found in zip(plan, axes, strict=True))
+
+
+@per_graph
+def _known(graph: Graph) -> dict[CostModel, list[dict[Hashable, tuple[Kernel, Work, LayerCost]]]]:
+    """For each kernel what it costs at sizes that were asked about before."""
     return {}
 
 
 @per_graph
-def parameter_readers(graph: Graph) -> Mapping[str, frozenset[str]]:
-    """Parameter -> the nodes that read it."""
-    readers = graph.forward.consumers
-    return {name: frozenset(node.name for node in readers.get(name, ())) for name in graph.parameters}
+def _weights_known(graph: Graph) -> list[tuple[Key, tuple[Value, ...], dict[Hashable, int]]]:
+    """For the parameters with the same axes their bytes at sizes that were asked about before."""
+    return [(itemgetter(BATCH, *axes), values, {}) for axes, values in parameters_by_axes(graph).items()]
 
 
-def weight_bytes(graph: Graph, shapes: Shapes) -> int:
-    """Bytes of the parameters that a living node reads, tied ones once."""
-    used = (name for name, readers in parameter_readers(graph).items() if not readers.isdisjoint(shapes.alive))
-    return sum(_bytes(graph.parameters[name].value, shapes) for name in used)
+def _buffers(asked: Question, plan: Planned) -> Buffers:
+    entry = asked.graph.forward
+    known = lifetimes(entry, [kernel for kernel, _, _ in plan]) if asked.configuration.dropped else None
+    work = [amount for _, amount, _ in plan]
+    return buffers(entry, asked.batch, work, known or whole_lifetimes(asked.graph))
 
 
-def buffers(entry: EntryPoint, plan: Sequence[tuple[Kernel, Work]], shapes: Shapes) -> Buffers:
-    """The memory of a plan's values.
-
-    A kernel that writes nothing is a view: it holds on to what it reads.
-    """
-    size = {value.name: _bytes(value, shapes) for value in entry.inputs}
-    owner = {name: name for name in size}  # value -> the value whose memory it lies in
-    last_use: dict[str, int] = dict.fromkeys(size, 0)
-    for step, (kernel, amount) in enumerate(plan):
-        sources = [owner[value.name] for value in kernel.inputs if value.name in owner]
-        is_view = amount.bytes_written == 0 and bool(sources)
-        owner.update({value.name: sources[0] if is_view else kernel.name for value in kernel.outputs})
-        if not is_view:
-            size[kernel.name] = amount.bytes_written
-        last_use.update(dict.fromkeys([*sources, owner[kernel.name]], step))
-    last_use.update({owner[value.name]: len(plan) for value in entry.outputs if value.name in owner})
-    made = dict.fromkeys(size, 0) | {kernel.name: step for step, (kernel, _) in enumerate(plan)}
-    return Buffers(size, made, last_use)
-
-
-def _bytes(value: Value, shapes: Shapes) -> int:
-    return math.prod(shapes[value.name]) * value.type.dtype.itemsize
+def _weights(asked: Question) -> int:
+    if asked.configuration.dropped:
+        return weight_bytes(asked.graph, asked.shapes, asked.shapes.alive)
+    total = 0
+    for key_of, values, table in _weights_known(asked.graph):
+        key = key_of(asked.sizes)
+        if key not in table:
+            table[key] = sum(bytes_of(value, asked.shapes) for value in values)
+        total += table[key]
+    return total

@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
 
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernels import FLOPS, Kernel, Work
+from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
+from chipfit.targets.products import products
 from chipfit.targets.profile import Profile
 from chipfit.targets.tiles import (
     FEW_CHANNELS,
@@ -24,6 +26,7 @@ from chipfit.targets.tiles import (
     Tile,
     attention_cycles,
     attention_tile,
+    candidates,
     conv_tile,
     depthwise_tile,
     lanes,
@@ -41,6 +44,9 @@ OVERLAP = 3.0
 PARTS = ("launch", "compute", "memory")
 # Terms that belong to no kernel: a call of the library, a byte of its inputs, and what timing one kernel adds to it.
 CALL, INPUT, WATCH = "call_time", "input_byte_time", "watch_time"
+
+# Cycles of a vector's exponential, two operations each: the 19 of codegen's polynomial. The other functions are alike.
+FUNCTION_CYCLES = 9.5
 
 MATRIX_UNIT = "bf16_mac_per_cycle"
 
@@ -76,30 +82,75 @@ def is_calibrated(profile: Profile) -> bool:
     return profile.family == "cpu" and bool(terms_of(profile.figures))
 
 
+def derived_seconds(profile: Profile) -> Mapping[str, float]:
+    """The coefficients of a CPU that nobody timed, from its peak and bandwidth: a bound from below on each term.
+
+    The tile model's cycle starts two multiply-adds of a vector on each core; at the peak that takes this long. Threads
+    share the bandwidth. Launches and calls, for which there is no figure, take no time.
+    """
+    cpu = shape_of(profile)
+    cycle = 4 * lanes(cpu) * cpu.threads / profile.si("fp32_peak")
+    byte = cpu.threads / profile.si("memory_bandwidth")
+    found = {f"{kind}_cycle_time": cycle for kind in CYCLES}
+    found |= {f"{kind}_byte_time": byte for kind in FLOPS}
+    return {**found, "function_cycle_time": FUNCTION_CYCLES * cycle}
+
+
 @dataclass(frozen=True)
 class CpuModel:
-    """The calibrated model of one CPU."""
+    """The model of one CPU: calibrated if its profile holds measured coefficients, else with derived ones."""
 
     profile: Profile
-    status: str = "calibrated"
+
+    @property
+    def status(self) -> str:
+        return "calibrated" if is_calibrated(self.profile) else "uncalibrated"
+
+    @property
+    def granularity(self) -> int:
+        return lanes(self._shape)
 
     def call_ms(self, input_bytes: int) -> float:
         return 1e3 * (self._seconds(CALL) + input_bytes * self._seconds(INPUT))
 
     def terms(self, kernel: Kernel, work: Work) -> Mapping[str, float]:
         parts = dict.fromkeys(PARTS, 0.0)
-        for term, amount in amounts(kernel, work, shape_of(self.profile)).items():
+        for term, amount in amounts(kernel, work, self._shape).items():
             parts[part_of(term)] += amount * self._seconds(term)
         body = kernel_seconds(0.0, parts["compute"], parts["memory"])
         limit = "compute" if parts["compute"] > parts["memory"] else "memory"
         return {"launch": 1e3 * parts["launch"], limit: 1e3 * body}
 
-    def interval(self, latency_ms: float) -> tuple[float, float]:
+    def traffic(self, kernel: Kernel, work: Work) -> Traffic:
+        """Products load their factors from the first-level cache, as often as the largest register tile has to."""
+        moved = work.bytes_read + work.bytes_written
+        operands = sum(product.operations for product in products(kernel, work)) / 2 * self._loads
+        return {MEMORY: moved, CACHE: moved, NEAR: max(moved, operands)}
+
+    def interval(self, latency_ms: float) -> tuple[float, float] | None:
+        if not is_calibrated(self.profile):
+            return None
         factor = self.profile.si("interval_factor")
         return latency_ms / factor, latency_ms * factor
 
+    @cached_property
+    def _shape(self) -> Cpu:
+        return shape_of(self.profile)
+
+    @cached_property
+    def _loads(self) -> float:
+        """Bytes loaded for a multiply-add."""
+        tiles = candidates(self._shape, self._shape.registers, self._shape.registers)
+        return 4 * min(1 / rows + 1 / (vectors * lanes(self._shape)) for rows, vectors in tiles)
+
+    @cached_property
+    def _coefficients(self) -> Mapping[str, float]:
+        if not is_calibrated(self.profile):
+            return derived_seconds(self.profile)
+        return {term: self.profile.si(term) for term in terms_of(self.profile.figures)}
+
     def _seconds(self, term: str) -> float:
-        return self.profile.si(term) if term in self.profile.figures else 0.0
+        return self._coefficients.get(term, 0.0)
 
 
 def part_of(term: str) -> str:
@@ -139,6 +190,7 @@ FUNCTIONS = frozenset({"exp", "gelu", "sigmoid", "silu", "tanh", "softmax", "log
 FUNCTIONS |= frozenset({"scaled_dot_product_attention"})
 
 Dims = tuple[tuple[str, int], ...]
+Parts = tuple[tuple[int, int], ...]  # (count, size)
 
 
 @lru_cache(maxsize=65536)
@@ -190,20 +242,23 @@ def product_cycles(cpu: Cpu, tile: Tile, pixels: tuple[int, int, int], columns: 
     """
     batch, height, width = pixels
     rows, across = pixel_block(tile.mr, height, width)
-    panels = [v for count, v in parts(-(-columns // tile.lanes), tile.nr // tile.lanes) for _ in range(count)]
-    strips = [y for count, y in parts(height, rows) for _ in range(count)]
+    panels, strips = parts(-(-columns // tile.lanes), tile.nr // tile.lanes), parts(height, rows)
 
     def cycles(strip: int, panel: int) -> float:
         return sum(count * step_cycles(cpu, strip * x, panel) for count, x in parts(width, across))
 
+    def run(outer: Parts, inner: Parts, cost: Callable[[int, int], float]) -> list[float]:
+        """Cycles of each job in turn, one for each part of `outer`."""
+        return [job for count, a in outer for job in [sum(n * cost(a, b) for n, b in inner)] * count]
+
     if tile.order == "rows":
-        jobs = [groups * sum(cycles(strip, panel) for panel in panels) for strip in strips] * batch
+        jobs = [groups * job for job in run(strips, panels, cycles)] * batch
     else:
-        jobs = [batch * sum(cycles(strip, panel) for strip in strips) for panel in panels] * groups
+        jobs = [batch * job for job in run(panels, strips, lambda panel, strip: cycles(strip, panel))] * groups
     return sum(jobs[: -(-len(jobs) // tile.threads)])
 
 
-def parts(size: int, step: int) -> tuple[tuple[int, int], ...]:
+def parts(size: int, step: int) -> Parts:
     """(count, extent) of the whole steps in a size, and of the rest."""
     whole, rest = divmod(size, step)
     return tuple((count, extent) for count, extent in ((whole, step), (1, rest)) if count and extent)
@@ -234,3 +289,5 @@ CYCLES: Mapping[str, Callable[[Dims, Cpu], float]] = MappingProxyType(
         "pool": _window_cycles,
     }
 )
+
+MODEL = CpuModel

@@ -16,6 +16,7 @@ UNITS: Mapping[str, float] = MappingProxyType(
         **{"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "GB": 1e9},
         **{"GHz": 1e9, "GB/s": 1e9, "GFLOP/s": 1e9, "TFLOP/s": 1e12, "TOP/s": 1e12},
         **{"us": 1e-6, "ns": 1e-9, "ps": 1e-12},
+        **{"nm": 1e-9, "B/cycle": 1.0, "pJ/B": 1e-12},
     }
 )
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from chipfit.errors import UserError
-from chipfit.targets.cost import CostModel
-from chipfit.targets.cpu import Cpu, CpuModel, is_calibrated, shape_of
+from chipfit.targets.cost import CostModel, KernelModel
+from chipfit.targets.cpu import Cpu, shape_of
 from chipfit.targets.detect import detect_host
+from chipfit.targets.energy import EnergyTable
 from chipfit.targets.folders import SHIPPED, all_folders
 from chipfit.targets.profile import Family, Profile
 from chipfit.targets.reading import check_complete, read_folder, read_profile
@@ -42,8 +45,12 @@ class Target:
 
     @cached_property
     def cost_model(self) -> CostModel:
-        kernel_model = CpuModel(self.profile) if is_calibrated(self.profile) else Roofline(self.profile)
-        return CostModel(kernel_model)
+        return CostModel(kernel_model(self.profile), EnergyTable.of(self.profile))
+
+    @property
+    def granularity(self) -> int:
+        """What widths are worth being multiples of on this chip."""
+        return self.cost_model.model.granularity
 
     @property
     def cpu(self) -> Cpu:
@@ -57,6 +64,14 @@ class Target:
 
     def with_profile(self, profile: Profile) -> Target:
         return replace(self, profile=profile)
+
+
+def kernel_model(profile: Profile) -> KernelModel:
+    """`MODEL` of the module here that is named after the chip's family; the plain roofline if there is none."""
+    modules = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    module = importlib.import_module(f"chipfit.targets.{profile.family}") if profile.family in modules else None
+    model: KernelModel = getattr(module, "MODEL", Roofline)(profile)
+    return model
 
 
 def target_names(folders: Sequence[Path] | None = None) -> tuple[str, ...]:

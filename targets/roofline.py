@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chipfit.ir.kernels import Kernel, Work
+from chipfit.targets.energy import MEMORY, Traffic
 from chipfit.targets.profile import Profile
 
 
@@ -18,6 +19,7 @@ class Roofline:
 
     profile: Profile
     status: str = "uncalibrated"
+    granularity: int = 1
 
     def call_ms(self, input_bytes: int) -> float:
         return 0.0
@@ -27,6 +29,9 @@ class Roofline:
         compute = 1e3 * work.flops / self.peak
         memory = 1e3 * (work.bytes_read + work.bytes_written) / self.profile.si("memory_bandwidth")
         return {"compute": compute} if compute > memory else {"memory": memory}
+
+    def traffic(self, kernel: Kernel, work: Work) -> Traffic:
+        return {MEMORY: work.bytes_read + work.bytes_written}
 
     @property
     def peak(self) -> float:

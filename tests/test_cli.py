@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from chipfit import api, cli
+from chipfit import api, cli, report
 from chipfit.artifact import write_manifest
 from chipfit.errors import InfeasibleBudgetError
+from chipfit.targets.registry import target_names
 
 QUALITY = {"metric": "accuracy", "unit": "", "value": 0.9, "retention": 0.97, "parts": {"easy": 0.95, "hard": 0.85}}
 COSTS = {"latency_ms": 2.0, "peak_memory_bytes": 3_000_000, "weight_bytes": 1_000_000, "energy_mj": None}
@@ -140,7 +141,7 @@ def test_verify_tells_a_changed_file(artifact: Path, capsys) -> None:
 def test_explain_as_json_has_the_documented_fields(capsys) -> None:
     code, out, _ = told(capsys, "explain", "resnet20", "--target", "cortex-a76", "--json")
     found = json.loads(out)
-    names = "source target parameters flops nodes axes blocks frozen opaque cost layers"
+    names = "source target parameters flops nodes axes blocks frozen opaque cost layers tokens"
     assert code == 0
     assert list(found) == names.split()
     assert found["parameters"] == 272_186
@@ -148,9 +149,42 @@ def test_explain_as_json_has_the_documented_fields(capsys) -> None:
     assert set(found["blocks"][0]) == {"name", "kind", "parameters"}
     assert set(found["frozen"][0]) == {"dimension", "op", "reason"}
     assert set(found["layers"][0]) == {"name", "latency_ms", "share", "limit"}
-    costs = {"latency_ms", "interval_ms", "peak_memory_bytes", "weight_bytes", "energy_mj", "status"}
+    costs = {"latency_ms", "interval_ms", "peak_memory_bytes", "weight_bytes", "energy_mj", "energy_status", "status"}
     assert set(found["cost"]) == costs
     assert sum(layer["share"] for layer in found["layers"]) <= 1 + 1e-9
+
+
+def test_explain_on_all_chips_says_what_limits_it_where(capsys) -> None:
+    code, out, _ = told(capsys, "explain", "resnet20", "--target", "all", "--json")
+    found = json.loads(out)
+    chips = {chip["target"]: chip for chip in found["targets"]}
+    assert code == 0
+    assert set(chips) == set(target_names())
+    for name, chip in chips.items():
+        assert sum(chip["limits"].values()) == pytest.approx(1, abs=0.05)
+        assert chip["cost"]["latency_ms"] > 0
+        assert chip["cost"]["energy_status"] == "uncalibrated"
+        if name != "host":
+            assert (chip["cost"]["status"], chip["cost"]["interval_ms"]) == ("uncalibrated", None)
+    assert all(set().union(*layer["limits"].values()) == set(chips) for layer in found["layers"])
+    _, text, _ = told(capsys, "explain", "resnet20", "--target", "all")
+    for part in ("On every chip", "uncalibrated", "What limits the slowest layers", "launch"):
+        assert part in text
+
+
+def test_a_report_has_the_table_over_all_chips(artifact: Path, capsys) -> None:
+    cost = {**COSTS, "energy_mj": 1.5, "interval_ms": None, "status": "uncalibrated"}
+    line = {"target": "h100-sxm", "cost": cost, "fits": False, "memory_bytes": 2_000_000, "energy_process": False}
+    line |= {"limits": {"dram": 0.9, "launch": 0.01}, "tokens": {"tokens_per_second": 123.4}}
+    chips = {"targets": [line], "layers": [{"name": "head", "limits": {"dram": ["h100-sxm"]}}]}
+    write_manifest(artifact, {**RECORD, "chips": chips})
+    _, out, _ = told(capsys, "report", str(artifact), "--json")
+    assert json.loads(out)["chips"] == chips
+    cells = " ".join(cell for table in report.chip_tables(chips) for row in table.rows for cell in row)
+    for part in ("h100-sxm", "uncalibrated", "3 MB, more than its 2 MB", "1.5 mJ at 45 nm", "dram 90%", "123"):
+        assert part in cells
+    assert "launch" not in cells, "too small a part to name"
+    assert report.chip_tables(None) == [], "older records have none"
 
 
 def test_lists_as_json(capsys) -> None:

@@ -64,9 +64,14 @@ def weights(manifest):
 
 def test_meets_a_latency_budget_and_records_everything(calibrated_host, source, tmp_path):
     out = tmp_path / "out"
-    manifest = compiled(calibrated_host, source, out, "--budget", "latency=70%", "--budget", "size=60%", "--json")
+    budgets = ("latency=70%", "size=60%", "energy=90%")
+    options = [word for budget in budgets for word in ("--budget", budget)]
+    manifest = compiled(calibrated_host, source, out, *options, "--json")
     assert manifest["certificate"]["met"]
-    assert set(manifest["certificate"]["limits"]) == {"latency", "size"}
+    assert set(manifest["certificate"]["limits"]) == {"latency", "size", "energy"}
+    assert manifest["certificate"]["limits"]["energy"]["by"] == "predicted, uncalibrated"
+    assert manifest["result"]["energy_mj"] <= 0.9 * manifest["baseline"]["energy_mj"]
+    assert {chip["target"] for chip in manifest["chips"]["targets"]} > {"host", "h100-sxm"}
     assert manifest["certificate"]["latency_ratio"] <= 0.7
     assert manifest["result"]["weight_bytes"] <= 0.6 * manifest["baseline"]["weight_bytes"]
     for costs in ("baseline", "result", "predicted"):

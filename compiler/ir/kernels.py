@@ -12,7 +12,7 @@ from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, ker
 from chipfit.ir.graph import Arg, Node, Value, needed
 from chipfit.ir.ops.signature import arguments
 
-__all__ = ["Kernel", "Work", "at", "folded", "kernels", "work"]
+__all__ = ["Kernel", "Work", "at", "folded", "is_view", "kernels", "work"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Dims = dict[str, int]
@@ -56,10 +56,15 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
         dims["streamed"] = streamed_bytes(kernel, shapes)
     if kernel.kind in ("matmul", "conv"):
         dims["narrow"] = int(kernel.anchor.outputs[0].type.dtype == torch.bfloat16)
-    if all(node.kind in FREE for node in kernel.nodes):
+    if is_view(kernel):
         return Work(0, 0, 0, dims)
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
     return Work(flops, read, size_in_bytes(kernel.outputs, shapes), dims)
+
+
+def is_view(kernel: Kernel) -> bool:
+    """Whether a kernel does nothing: its output is what it reads, seen in another shape."""
+    return all(node.kind in FREE for node in kernel.nodes)
 
 
 def streamed_bytes(kernel: Kernel, shapes: Shapes) -> int:

@@ -40,8 +40,8 @@ class Choice:
 def choose(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
     """The configuration of least expected loss that fits the budget as measured (as predicted, without `measure`).
 
-    `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory` and `size`
-    (bytes). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
+    `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory`, `size`
+    (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
     limits = budget.absolute(baseline)
     whole = landscape.cost(Configuration()).latency_ms
@@ -87,7 +87,7 @@ def within(
     scale: float,
 ) -> Solution:
     """Solves; peak memory is a maximum over time, so its rows are added for the moments that turn out to be peaks."""
-    problem, bounds = landscape.problem, {name: limit for name, limit in limits.items() if name != "memory"}
+    problem, bounds = landscape.limited(limits), {name: limit for name, limit in limits.items() if name != "memory"}
     try:
         while True:
             solution = solve(problem, bounds)

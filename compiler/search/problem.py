@@ -68,6 +68,10 @@ class Landscape:
         """Kernel, by its core -> milliseconds."""
         return {layer.core: layer.latency_ms for layer in self.cost(configuration).layers}
 
+    def energies(self, configuration: Configuration) -> dict[str, float]:
+        """Kernel, by its core -> millijoules, as far as they are known."""
+        return {layer.core: layer.energy_mj or 0.0 for layer in self.cost(configuration).layers}
+
     def sizes(self, configuration: Configuration) -> dict[str, float]:
         """Parameter -> bytes."""
         graph = self.form(configuration)
@@ -77,6 +81,15 @@ class Landscape:
             for name, parameter in graph.parameters.items()
             if name in shapes
         }
+
+    def limited(self, quantities: Iterable[str]) -> Problem:
+        """The problem over what is limited too: energy (mJ) is tabulated only where someone asks for it."""
+        return self._with_energy if "energy" in quantities else self.problem
+
+    @cached_property
+    def _with_energy(self) -> Problem:
+        items = self._items(self.energies, self._kernel_axes)
+        return replace(self.problem, quantities={**self.problem.quantities, "energy": items})
 
     def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
         """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""

@@ -36,6 +36,9 @@ class Landscape:
         size = Item(("a",), frozenset(), np.array(WIDTHS, float) * 100)
         return Problem(losses, {}, {"latency": (item,), "size": (size,)})
 
+    def limited(self, quantities):
+        return self.problem
+
     def configuration(self, solution):
         level = solution.levels["a"]
         return Configuration({"a": self.levels["a"][level].kept} if level else {})

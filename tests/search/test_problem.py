@@ -54,6 +54,15 @@ def test_dropping_a_block_takes_its_items_away(name):
         assert total(items["latency"], full, frozenset({block})) == pytest.approx(cost.latency_ms, rel=0.05)
 
 
+def test_energy_is_tabulated_where_it_is_limited():
+    scene = landscape("bert")
+    levels = dict.fromkeys(scene.sensitivity.levels, 1)
+    cost = scene.cost(scene.configuration(Solution(levels, frozenset(), 0.0, 0.0)))
+    items = scene.limited({"energy": 1.0, "latency": 1.0}).quantities
+    assert total(items["energy"], levels, frozenset()) == pytest.approx(cost.energy_mj, rel=1e-6)
+    assert scene.limited({"latency": 1.0}) is scene.problem
+
+
 def test_configuration_leaves_full_widths_out():
     scene = landscape("llama")
     first, *rest = scene.sensitivity.levels

@@ -79,8 +79,8 @@ def test_a_delta_is_a_profile_that_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "delta.toml"
     path.write_text(to_toml(Profile("host", "cpu", 'a "quoted" processor', {}), result.figures))
     profile = read_profile(path, read_folder(FOLDERS)[0])
-    assert profile.figures == result.figures
-    assert all(figure.status == "measured" and "2026-11-21" in figure.source for figure in profile.figures.values())
+    assert result.figures.items() <= profile.figures.items(), "beside what the family gives every chip"
+    assert all(figure.status == "measured" and "2026-11-21" in figure.source for figure in result.figures.values())
 
 
 def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Costs of whole graphs: what-if is fact, memory is the peak of what lives, statuses are honest."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_what_if_is_fact(build: type[Graph], model: CostModel) -> None:
     for configuration in configurations(graph, 6):
         cost = model.cost(graph, configuration)
         assert cost == model.cost(apply(graph, configuration))
-        costs.add(cost.latency_ms)
+        costs.add((cost.latency_ms, cost.weight_bytes))
     assert len(costs) > 3
 
 
@@ -124,9 +125,24 @@ def test_layers_add_up_to_the_kernels_time() -> None:
     assert {layer.limit for layer in cost.layers} <= {"compute", "memory", "launch"}
 
 
-def test_a_roofline_states_neither_calibration_nor_interval() -> None:
+def test_a_chip_that_nobody_timed_states_neither_calibration_nor_interval() -> None:
     cost = get_target("ascend-910b3").cost_model.cost(convolutions())
-    assert (cost.status, cost.interval_ms, cost.energy_mj) == ("uncalibrated", None, None)
+    assert (cost.status, cost.interval_ms) == ("uncalibrated", None)
+
+
+@pytest.mark.parametrize("model", [calibrated_arm(), get_target("ascend-910b3").cost_model])
+def test_a_question_asked_before_is_answered_the_same(model: CostModel) -> None:
+    """Kernels, weights and lifetimes that are looked up again are those of a graph that nobody asked about."""
+    graph, batches = convolutions(), (1, 3)
+    for configuration in configurations(graph, 4, seed=2):
+        for batch in batches:
+            fresh = replace(graph)
+            assert model.cost(graph, configuration, batch) == model.cost(fresh, configuration, batch)
+
+
+def test_a_configuration_of_another_graph_is_refused() -> None:
+    with pytest.raises(ValueError, match="no axis nothing"):
+        calibrated_arm().cost(convolutions(), Configuration({"nothing": (0,)}))
 
 
 def test_a_calibrated_cpu_states_its_interval() -> None:

@@ -1,0 +1,50 @@
+"""Single kernels with their work, without a model around them."""
+
+from __future__ import annotations
+
+import torch
+
+from chipfit.ir.fusion import kernel_of
+from chipfit.ir.graph import Node, TensorType, Value
+from chipfit.ir.kernels import Kernel, Work, work
+
+Asked = tuple[Kernel, Work]
+
+
+def value(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Value:
+    return Value(name, TensorType(shape, dtype))
+
+
+def alone(kind: str, node: Node) -> Asked:
+    kernel = kernel_of(kind, node, (node,))
+    return kernel, work(kernel, {v.name: v.shape for v in (*node.inputs, *node.outputs)})
+
+
+def matmul(m: int, n: int, k: int, dtype: torch.dtype = torch.float32) -> Asked:
+    x, w, y = value("x", m, k, dtype=dtype), value("w", n, k, dtype=dtype), value("y", m, n, dtype=dtype)
+    return alone("matmul", Node("aten.linear.default", (x, w), (), (y,)))
+
+
+def conv(size: int, ic: int, oc: int, dtype: torch.dtype = torch.float32) -> Asked:
+    x, w = value("x", 1, ic, size, size, dtype=dtype), value("w", oc, ic, 3, 3, dtype=dtype)
+    y = value("y", 1, oc, size, size, dtype=dtype)
+    return alone("conv", Node("aten.conv2d.default", (x, w, None, (1, 1), (1, 1), (1, 1), 1), (), (y,)))
+
+
+def attention(heads: int, rows: int, width: int, dtype: torch.dtype = torch.float32) -> Asked:
+    q, k, v, y = (value(name, 1, heads, rows, width, dtype=dtype) for name in "qkvy")
+    return alone("attention", Node("aten.scaled_dot_product_attention.default", (q, k, v), (), (y,)))
+
+
+def relu(*shape: int) -> Asked:
+    return alone("pointwise", Node("aten.relu.default", (value("x", *shape),), (), (value("y", *shape),)))
+
+
+def softmax(rows: int, width: int) -> Asked:
+    shape = (rows, width)
+    return alone("reduce", Node("aten.softmax.int", (value("x", *shape), -1), (), (value("y", *shape),)))
+
+
+def view(rows: int, width: int) -> Asked:
+    x, y = value("x", rows, width), value("y", rows * width)
+    return alone("move", Node("aten.reshape.default", (x, (rows * width,)), (), (y,)))
