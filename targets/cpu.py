@@ -20,12 +20,14 @@ from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.profile import Profile
 from chipfit.targets.tiles import (
     FEW_CHANNELS,
+    QUAD,
     STORE_STEPS,
     Tile,
     attention_cycles,
     attention_tile,
     conv_tile,
     depthwise_tile,
+    dot_step_cycles,
     lanes,
     matmul_tile,
     matrix_unit_conv_cycles,
@@ -42,7 +44,8 @@ PARTS = ("launch", "compute", "memory")
 # Terms that belong to no kernel: a call of the library, a byte of its inputs, and what timing one kernel adds to it.
 CALL, INPUT, WATCH = "call_time", "input_byte_time", "watch_time"
 
-MATRIX_UNIT = "bf16_mac_per_cycle"
+# Figures that few chips have: multiply-adds a cycle of a core's matrix unit and of its vectors.
+UNITS = ("bf16_mac_per_cycle", "matrix_int8_mac_per_cycle", "int8_mac_per_cycle")
 
 Amounts = Mapping[str, float]
 Number = TypeVar("Number", float, np.ndarray)
@@ -58,13 +61,16 @@ class Cpu:
     l2_bytes: int
     threads: int
     bf16_macs: int = 0  # multiply-adds a cycle of a core's matrix unit
+    matrix_int8_macs: int = 0  # likewise
+    int8_macs: int = 0  # of its vectors
+    machine: str = ""  # the first part of LLVM's triple
 
 
 def shape_of(profile: Profile) -> Cpu:
     names = ("vector_bits", "vector_registers", "l1_size", "l2_size", "cores")
     bits, registers, l1, l2, cores = (int(profile.si(name)) for name in names)
-    unit = int(profile.si(MATRIX_UNIT)) if MATRIX_UNIT in profile.figures else 0
-    return Cpu(bits, registers, l1, l2, cores, unit)
+    bf16, matrix_int8, int8 = (int(profile.si(name)) if name in profile.figures else 0 for name in UNITS)
+    return Cpu(bits, registers, l1, l2, cores, bf16, matrix_int8, int8, profile.triple.split("-")[0])
 
 
 def terms_of(figures: Mapping[str, object]) -> tuple[str, ...]:
@@ -144,11 +150,12 @@ Dims = tuple[tuple[str, int], ...]
 @lru_cache(maxsize=65536)
 def _matmul_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
-    stored = "bfloat16" if d.get("narrow") else "float32"
-    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"], stored)
+    stored = "int8" if d.get("rounded") else "bfloat16" if d.get("narrow") else "float32"
+    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"], stored, bool(d.get("rounded")))
     if tile.unit == "amx":
-        return matrix_unit_cycles(cpu, d["m"], d["n"], d["k"])
-    return (d["k"] + STORE_STEPS) * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
+        return matrix_unit_cycles(cpu, d["m"], d["n"], d["k"], rounded=bool(d.get("rounded")))
+    steps = d["k"] if tile.unit == "vector" else math.ceil(d["k"] / QUAD) * dot_step_cycles(cpu)
+    return (steps + STORE_STEPS) * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
 
 
 @lru_cache(maxsize=65536)

@@ -59,7 +59,8 @@ def lower_stored(low: Lowering, kernel: Kernel, a: Value, b: Stored, bias: Value
     (n, k), m = b.matrix.shape, math.prod(a.shape[:-1])
     in_epilogue = b.format == "int8"
     steps = collected(low, kernel, (m, n), bias, b.scales if in_epilogue else None)
-    spec = MatmulSpec(1, m, n, k, "packed", stored=b.format, epilogue=steps.epilogue)
+    rounded = a.name in low.rounded
+    spec = MatmulSpec(1, m, n, k, "packed", stored=b.format, epilogue=steps.epilogue, rounded=rounded)
     emit_packed(low, kernel, spec, a, [b.numbers] if in_epilogue else [b.numbers, b.scales], steps)
 
 
@@ -75,10 +76,11 @@ def lower_narrow(low: Lowering, kernel: Kernel, half: Narrow) -> None:
 def emit_packed(
     low: Lowering, kernel: Kernel, spec: MatmulSpec, a: Value, weights: Sequence[Value], steps: Steps
 ) -> None:
-    tile = matmul_tile(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored)
+    tile = matmul_tile(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored, rounded=spec.rounded)
     arguments = (argument for argument in spec.arguments(tile) if argument.role == "weight")
     packed = [low.weight(value, argument) for value, argument in zip(weights, arguments, strict=True)]
-    low.emit_dense(kernel.output, spec, tile, [low.dense(a, kernel.nodes), *packed, *operands(low, steps)])
+    rows = low.rounded[a.name] if spec.rounded else low.dense(a, kernel.nodes)
+    low.emit_dense(kernel.output, spec, tile, [rows, *packed, *operands(low, steps)])
 
 
 def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
