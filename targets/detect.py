@@ -112,11 +112,16 @@ def _unit_figures() -> Mapping[str, Figure]:
         if feature in features and "int8_mac_per_cycle" not in figures:
             source = f"two dot products of {bits} bits a cycle; {feature} among the processor's features"
             figures["int8_mac_per_cycle"] = Figure(2 * bits // 8, "MAC/cycle", source, "derived")
+    for feature, bits in FLOAT16.items():
+        if feature in features:
+            source = f"two multiply-adds of {bits} bits a cycle; {feature} among the processor's features"
+            figures["fp16_flop_per_cycle"] = Figure(4 * bits // 16, "FLOP/cycle", source, "derived")
     return figures
 
 
 # Feature -> bits of the widest vector that it multiplies, widest first.
 DOT_PRODUCTS = MappingProxyType({"avx512_vnni": 512, "avx_vnni": 256, "asimddp": 128})
+FLOAT16 = MappingProxyType({"avx512_fp16": 512, "asimdhp": 128})
 
 
 def _cache_figures() -> Mapping[str, Figure]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 Order = Literal["columns", "rows"]
-Unit = Literal["vector", "amx", "vnni", "sdot"]
+Unit = Literal["vector", "amx", "vnni", "sdot", "half"]
 
 
 class CpuShape(Protocol):
@@ -44,6 +44,9 @@ class CpuShape(Protocol):
     def int8_macs(self) -> int: ...
 
     @property
+    def fp16_flops(self) -> int: ...
+
+    @property
     def machine(self) -> str: ...
 
 
@@ -70,6 +73,7 @@ class Tile:
         return 128 if self.unit in ("amx", "vnni") else 0
 
 
+HALF_BLOCK = 64  # products whose sum is kept in float16
 QUAD = 4  # numbers of int8 in a lane, which a dot product takes at once
 FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
@@ -79,7 +83,7 @@ _MAX_VECTORS = 8
 STORE_STEPS = 8
 _TRANSPOSE_CYCLES = 4  # of a vector of keys, a shuffle for each of the rounds of interleaving, with its load and store
 _INT4_VECTORS = 4  # words, sums of the group and sums of all take a register each
-_BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _ROUND_CYCLES = 4  # to round a vector to bfloat16
 _NUMBER_CYCLES = 4  # to make float32 of a vector of sums of whole numbers, and scale it
 _AMX_ROWS = 8  # of fewer the matrix unit's tiles are mostly empty, and the weights are what takes the time
@@ -175,8 +179,12 @@ def matmul_tile(
 ) -> Tile:
     """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B, whose numbers are `stored` so.
 
-    `rounded`: A and B are int8, to be multiplied as such where the chip can.
+    `rounded`: A and B are int8, to be multiplied as such where the chip can. With float16 the tile is of vectors of
+    that, which have twice the lanes.
     """
+    if stored == "float16" and chip.fp16_flops:
+        tile = _tile(chip, (1, m, 1), -(-n // 2), 2 * n * k, stack=batch)
+        return replace(tile, lanes=2 * tile.lanes, nr=2 * tile.nr, unit="half")
     unit = int8_unit(chip, m) if rounded else "vector"
     if unit == "amx" or (stored == "bfloat16" and chip.bf16_macs and m >= _AMX_ROWS):
         return Tile(lanes(chip), 32, 32, "columns", chip.threads, True, unit="amx")

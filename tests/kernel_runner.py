@@ -32,6 +32,7 @@ class Chip:
     bf16_macs: int = 0
     matrix_int8_macs: int = 0
     int8_macs: int = 0
+    fp16_flops: int = 0
     machine: str = ""
 
 

@@ -16,6 +16,7 @@ from chipfit.codegen.amx_planes import build_amx_planes
 from chipfit.codegen.attention import build_attention
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
+from chipfit.codegen.half import build_half_matmul
 from chipfit.codegen.images import build_pack_image, build_unpack_image
 from chipfit.codegen.matmul import build_matmul
 from chipfit.codegen.pointwise import build_pointwise
@@ -67,6 +68,8 @@ BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
 def builder(kernel: Generated) -> Callable[..., Any]:
     """The generator for a spec and the unit that its tile is for."""
     spec = kernel.spec
+    if kernel.tile.unit == "half":
+        return build_half_matmul
     if kernel.tile.unit != "amx" or isinstance(spec, RoundSpec):
         return BUILDERS[type(spec)]
     if isinstance(spec, ConvSpec):

@@ -1,4 +1,4 @@
-"""How a register tile multiplies and adds: float32, or int8 by fours into int32 by a chip's dot products."""
+"""How a register tile multiplies and adds: float32, float16, or int8 by fours into int32 by a chip's dot products."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Arithmetic:
     taken: int = 1  # elements along k in one step
 
     def zero(self, simd: Simd) -> Expr:
-        return T.broadcast(T.float32(0) if self.dtype == "float32" else T.int32(0), simd.lanes)
+        return T.broadcast(T.cast(T.int32(0), self.dtype), simd.lanes)
 
 
 def _vnni(simd: Simd, total: Expr, a: Expr, b: Expr) -> Expr:
@@ -40,7 +40,11 @@ def _dot(name: str, simd: Simd, total: Expr, a: Expr, b: Expr) -> Expr:
     return T.call_llvm_pure_intrin(f"int32x{simd.lanes}", T.llvm_lookup_intrinsic_id(name), total, *factors)
 
 
-FLOAT = Arithmetic("float32", lambda simd, total, a, b: total + a * b)
+def _multiply_add(simd: Simd, total: Expr, a: Expr, b: Expr) -> Expr:
+    return total + a * b
+
+
+FLOAT, HALF = Arithmetic("float32", _multiply_add), Arithmetic("float16", _multiply_add)
 ARITHMETIC: Mapping[Unit, Arithmetic] = MappingProxyType(
     {"vector": FLOAT, "vnni": Arithmetic("int32", _vnni, QUAD), "sdot": Arithmetic("int32", _sdot, QUAD)}
 )

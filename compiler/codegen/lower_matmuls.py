@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import torch
 
 from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import MatmulSpec, Operand, View
@@ -65,11 +67,12 @@ def lower_stored(low: Lowering, kernel: Kernel, a: Value, b: Stored, bias: Value
 
 
 def lower_narrow(low: Lowering, kernel: Kernel, half: Narrow) -> None:
-    """A linear layer in bfloat16."""
+    """A linear layer in bfloat16 or float16."""
     a, b = half.source.inputs[0], half.weight.inputs[0]
     (n, k), m = b.shape, math.prod(a.shape[:-1])
     steps = collected(low, kernel, (m, n), None, last=half.result)
-    spec = MatmulSpec(1, m, n, k, "packed", stored="bfloat16", epilogue=steps.epilogue)
+    stored: Literal["bfloat16", "float16"] = "float16" if half.dtype == torch.float16 else "bfloat16"
+    spec = MatmulSpec(1, m, n, k, "packed", stored=stored, epilogue=steps.epilogue)
     emit_packed(low, kernel, spec, a, [b], steps)
 
 

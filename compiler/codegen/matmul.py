@@ -171,7 +171,7 @@ class _Matmul:
     def _prefetch(self, m: Expr, n: Expr, k: Expr, columns: int) -> None:
         """Fetch the next panel of weights while this one is used, spread evenly over the row tiles."""
         spec, tile, rows = self.spec, self.tile, self._header + self._steps
-        if spec.stored in ("int8", "bfloat16") and spec.m <= tile.mr:
+        if spec.stored in ("int8", "bfloat16", "float16") and spec.m <= tile.mr:
             width = round_up(columns, tile.lanes)
             self.simd.prefetch_ahead(self.b, n * rows + k * width, width)
         elif tile.prefetch and spec.weight == "packed" and (spec.stored == "float32" or self._header):

@@ -64,6 +64,11 @@ def _halves(params: Mapping[str, int | bool], weight: Array) -> Array:
     return bfloat16(_matrix(params, weight))
 
 
+def _float16(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """As `panels`, in float16."""
+    return _matrix(params, weight).astype(np.float16)
+
+
 def _pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(n, k) if `transposed` else (k, n) -> bfloat16, [n / 32][k / 32][2][16][16][2]: for each panel and step along k
     two of AMX's tiles, whose rows hold two neighbouring k for each of 16 columns. Filled up with zeros."""
@@ -129,6 +134,7 @@ _PACKERS = {
     "quads": _quads,
     "quad_pairs": _quad_pairs,
     "halves": _halves,
+    "float16": _float16,
     "pairs": _pairs,
     "conv_pairs": _conv_pairs,
     "conv": _conv,

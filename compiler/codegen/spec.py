@@ -113,9 +113,9 @@ class Packing:
     """How the runtime lays out a parameter, done once at load time by `packing.pack`. Plain data, JSON-able.
 
     Kinds, with what they take in brackets:
-    matrices: `panels` (`lanes`, `nr`, `transposed`), `halves` (the same, in bfloat16), `pairs` (bfloat16 for AMX;
-    `transposed`), `nibbles` (int4; `lanes`, `nr`, `k`, `group`), `quads` (int8 for dot products; `lanes`, `nr`, and
-    `zero` of the other factor), `quad_pairs` (int8 for AMX; `zero`);
+    matrices: `panels` (`lanes`, `nr`, `transposed`), `halves` and `float16` (the same, in bfloat16 and in float16),
+    `pairs` (bfloat16 for AMX; `transposed`), `nibbles` (int4; `lanes`, `nr`, `k`, `group`), `quads` (int8 for dot
+    products; `lanes`, `nr`, and `zero` of the other factor), `quad_pairs` (int8 for AMX; `zero`);
     filters (OC, IC / groups, R, S): `conv` (`lanes`, `nr`, `groups`, `half` to round to bfloat16), `conv_pairs` (as
     `pairs` over (R, S, IC); `planar` fills up rows of taps, else each tap), `winograd` (3 x 3; `lanes`, `nr`);
     filters (C, 1, R, S): `depthwise` (`lanes`).
@@ -169,9 +169,9 @@ class MatmulSpec:
 
     weight: `packed`: B is one parameter for all b (share = batch is implied), stored as PyTorch has it, (n, k) if
     `transposed` as in aten.linear, else (k, n), and packed by the runtime. Its numbers are `stored` so: an int8's scale
-    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside bfloat16 A may be rounded
-    too. `rounded`: beside int8 A is as `RoundSpec` writes it. `activation`: B is a tensor of (batch / share, k, n), or
-    (batch / share, n, k) if `transposed`, as in Q @ K^T.
+    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside float16 and bfloat16 A may
+    be rounded too. `rounded`: beside int8 A is as `RoundSpec` writes it. `activation`: B is a tensor of (batch / share,
+    k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T.
     Views override the dense layouts; the B view is indexed by b // share.
     """
 
@@ -182,7 +182,7 @@ class MatmulSpec:
     weight: Literal["packed", "activation"] = "packed"
     transposed: bool = True
     share: int = 1
-    stored: Literal["float32", "bfloat16"] | Format = "float32"
+    stored: Literal["float32", "float16", "bfloat16"] | Format = "float32"
     epilogue: Epilogue = Epilogue()
     a_view: View | None = None
     b_view: View | None = None
@@ -215,6 +215,9 @@ class MatmulSpec:
         panels = Packing("panels", {**shape, "transposed": self.transposed})
         if self.stored == "bfloat16":
             return (self._halves(tile),)
+        if self.stored == "float16":
+            packing = Packing("float16", {**shape, "transposed": self.transposed})
+            return (Argument("weight", (columns * self.k,), packing, "float16"),)
         if self.rounded and tile.unit != "vector":
             return (self._quads(tile),)
         if self.stored != "int4":

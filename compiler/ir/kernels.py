@@ -25,10 +25,10 @@ FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
-    `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, narrow, whether it multiplies in
-    bfloat16, and rounded, whether in int8. Of an attention: batch, counting heads, share, m, n, k, width, causal, and
-    streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups;
-    of a conv dilation and narrow too. Of a reduce: rows, width. Of a pointwise or move: elements.
+    `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and whether it multiplies in fewer
+    bits: narrow, in bfloat16, half, in float16, rounded, in int8. Of an attention: batch, counting heads, share, m, n,
+    k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc,
+    r, s, stride, groups; of a conv dilation and narrow too. Of a reduce: rows, width. Of a pointwise or move: elements.
     `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
     """
 
@@ -57,6 +57,8 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
         dims["streamed"], dims["rounded"] = streamed_bytes(kernel, shapes), int(kernel.rounded)
     if kernel.kind in ("matmul", "conv"):
         dims["narrow"] = int(kernel.anchor.outputs[0].type.dtype == torch.bfloat16)
+    if kernel.kind == "matmul":
+        dims["half"] = int(kernel.anchor.outputs[0].type.dtype == torch.float16)
     if all(node.kind in FREE for node in kernel.nodes):
         return Work(0, 0, 0, dims)
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements

@@ -19,6 +19,7 @@ from chipfit.examples import minilm, resnet20, smollm2
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.passes.base import Context
+from chipfit.passes.float16 import Float16
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.quantize import Quantize
 from chipfit.probes import encoder
@@ -59,7 +60,7 @@ def test_numbers_are_torchs(emulator, source, tmp_path):
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize(("chosen", "unit"), [(Quantize(activations=True), "sdot")])
+@pytest.mark.parametrize(("chosen", "unit"), [(Quantize(activations=True), "sdot"), (Float16(), "half")])
 def test_fewer_bits_go_to_the_chips_own_units(emulator, tmp_path, chosen, unit):
     """A layer of MiniLM's sizes; compiling it compares the numbers within its precision's tolerance."""
     torch.manual_seed(0)
