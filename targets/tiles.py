@@ -73,7 +73,7 @@ class Tile:
         return 128 if self.unit in ("amx", "vnni") else 0
 
 
-HALF_BLOCK = 64  # products whose sum is kept in float16
+HALF_BLOCK = 32  # products whose sum is kept in float16
 QUAD = 4  # numbers of int8 in a lane, which a dot product takes at once
 FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle

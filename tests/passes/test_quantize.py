@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from chipfit.codegen import compile_graph
-from chipfit.codegen.check import TOLERANCE, TOLERANCE_INT8
+from chipfit.codegen.check import TOLERANCE, TOLERANCE_NARROW, WrongResult, check, tolerance
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import apply, rebatch
@@ -157,12 +157,22 @@ def test_the_library_multiplies_int8(tmp_path, rows, able):
     library = compile_graph(small, target, tmp_path / "library", (x,))
     (found,) = library(x.numpy())
     expected = emit(small)(x).detach()
-    assert (torch.from_numpy(found) - expected).abs().max() <= TOLERANCE_INT8 * expected.abs().max()
+    assert (torch.from_numpy(found) - expected).abs().max() <= TOLERANCE_NARROW * expected.abs().max()
     record = json.loads((tmp_path / "library/library.json").read_text())
     products = [kernel for kernel in record["kernels"] if "rounded=True" in kernel.get("spec", "")]
     assert len(products) == 3
     assert {kernel["tile"]["unit"] for kernel in products} == {int8_unit(target.cpu, rows)}
     assert not any("stock" in kernel for kernel in record["kernels"])
+
+
+def test_the_check_allows_what_last_bits_do_and_no_more():
+    small, _, x = eight_bits(9)
+    expected = run(small, x)
+    right = [expected[value.name].numpy() for value in small.forward.outputs]
+    assert TOLERANCE_NARROW <= tolerance(small, (x,), expected) < 0.1
+    check(lambda _: [array * (1 + TOLERANCE_NARROW / 2) for array in right], small, (x,))
+    with pytest.raises(WrongResult):
+        check(lambda _: [array * 1.2 for array in right], small, (x,))
 
 
 def test_a_rounded_value_that_others_read_is_a_value_like_any():
