@@ -16,11 +16,13 @@ from chipfit.codegen.amx_planes import build_amx_planes
 from chipfit.codegen.attention import build_attention
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.depthwise import build_depthwise
+from chipfit.codegen.half import build_half_matmul
 from chipfit.codegen.images import build_pack_image, build_unpack_image
 from chipfit.codegen.matmul import build_matmul
 from chipfit.codegen.pointwise import build_pointwise
 from chipfit.codegen.pool import build_global_pool, build_pool
 from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor
+from chipfit.codegen.rounding import build_rounding
 from chipfit.codegen.rows import build_norm, build_softmax
 from chipfit.codegen.schedule import OURS, schedule_stock
 from chipfit.codegen.spec import (
@@ -33,6 +35,7 @@ from chipfit.codegen.spec import (
     PackImageSpec,
     PointwiseSpec,
     PoolSpec,
+    RoundSpec,
     Shape,
     SoftmaxSpec,
     UnpackImageSpec,
@@ -54,6 +57,7 @@ BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
         PackImageSpec: build_pack_image,
         PointwiseSpec: build_pointwise,
         PoolSpec: build_pool,
+        RoundSpec: build_rounding,
         SoftmaxSpec: build_softmax,
         UnpackImageSpec: build_unpack_image,
         WinogradSpec: build_winograd,
@@ -64,7 +68,9 @@ BUILDERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
 def builder(kernel: Generated) -> Callable[..., Any]:
     """The generator for a spec and the unit that its tile is for."""
     spec = kernel.spec
-    if kernel.tile.unit == "vector":
+    if kernel.tile.unit == "half":
+        return build_half_matmul
+    if kernel.tile.unit != "amx" or isinstance(spec, RoundSpec):
         return BUILDERS[type(spec)]
     if isinstance(spec, ConvSpec):
         return build_amx_planes if spec.source.planar else build_amx_conv
