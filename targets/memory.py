@@ -22,7 +22,7 @@ Steps = NDArray[np.int64]
 class Lifetimes:
     """Inputs, then kernels in order: the step that makes each one's output, and the step after which nothing reads it.
 
-    A view has no memory of its own: it holds on to what it reads.
+    A view has no memory of its own: it holds on to what it reads. The caller holds inputs and outputs throughout.
     """
 
     names: tuple[str, ...]
@@ -76,7 +76,9 @@ def lifetimes(entry: EntryPoint, plan: Sequence[Kernel]) -> Lifetimes:
         owner.update({value.name: sources[0] if shared else kernel.name for value in kernel.outputs})
         made[kernel.name] = step
         last_use.update(dict.fromkeys([*sources, owner[kernel.name]], step))
-    last_use.update({owner[value.name]: len(plan) for value in entry.outputs if value.name in owner})
+    outputs = [owner[value.name] for value in entry.outputs if value.name in owner]
+    made |= dict.fromkeys(outputs, 0)
+    last_use |= dict.fromkeys([*(value.name for value in entry.inputs), *outputs], len(plan))
     ends = (last_use.get(name, step) for name, step in made.items())
     return Lifetimes(tuple(made), np.array(list(made.values()), np.int64), np.array(list(ends), np.int64))
 

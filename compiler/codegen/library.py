@@ -59,9 +59,9 @@ def written(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         made = Path(folder)
-        build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY, link, effort.trials)
+        arena = build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY, link, effort.trials)
         write_constants(program, lowering.constants, made / CONSTANTS)
-        write_record(program, graph, lowering.constants, target, made / RECORD)
+        write_record(program, graph, lowering.constants, target, arena, made / RECORD)
         yield made
         out.mkdir(exist_ok=True)
         for file in made.iterdir():
@@ -113,12 +113,15 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     os.replace(partial, path)
 
 
-def write_record(program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, path: Path) -> None:
+def write_record(
+    program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, arena: int, path: Path
+) -> None:
     point = graph.forward
     record = {
         "schema": SCHEMA,
         "target": target.name,
         "threads": target.cpu.threads,
+        "arena_bytes": arena,
         "matrix_unit": any(isinstance(c.kernel, Generated) and c.kernel.tile.unit == "amx" for c in program.calls),
         "inputs": [{"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in program.inputs],
         "outputs": [
