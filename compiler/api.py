@@ -16,15 +16,19 @@ from chipfit.finish import finish
 from chipfit.frontend.data import Data, as_data, load_data
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import Source, load_source
+from chipfit.fronts import Comparison, compare, distinct, write_comparison
 from chipfit.job import Job
 from chipfit.passes.base import Progress, silent
-from chipfit.passes.pipeline import parse
+from chipfit.passes.pipeline import Pipeline, parse
 from chipfit.search.budget import parse_budget, parse_share
+from chipfit.search.strategies.registry import get_strategy
 from chipfit.stages import Stages
+from chipfit.study import Study
 from chipfit.targets.registry import HOST, get_target
 from chipfit.tune import Tuning
 
 DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=900}"
+DEFAULT_STRATEGY = "knapsack"
 
 
 def compile(  # noqa: A001
@@ -36,6 +40,7 @@ def compile(  # noqa: A001
     keep: str | None = None,
     data: str | Data | Mapping[str, Any] | None = None,
     passes: str = DEFAULT_PASSES,
+    strategy: str = DEFAULT_STRATEGY,
     out: str | Path = "build/artifact",
     fresh: bool = False,
     tune: bool = False,
@@ -54,8 +59,8 @@ def compile(  # noqa: A001
     given = as_data(data, inputs, "data") if isinstance(data, Data | Mapping) else None
     source = Source(type(model).__name__, model, inputs, (lambda: given) if given else None)
     text = data if isinstance(data, str) else None
-    tuning = Tuning(tune, trials)
-    return _compile(lambda: source, target, budget, keep, text, passes, Path(out), fresh, tuning, progress)
+    load, tuning = (lambda: source), Tuning(tune, trials)
+    return _compile(load, target, budget, keep, text, passes, strategy, Path(out), fresh, tuning, progress)
 
 
 def compile_source(
@@ -66,6 +71,7 @@ def compile_source(
     keep: str | None = None,
     data: str | None = None,
     passes: str = DEFAULT_PASSES,
+    strategy: str = DEFAULT_STRATEGY,
     out: str | Path = "build/artifact",
     fresh: bool = False,
     tune: bool = False,
@@ -73,8 +79,8 @@ def compile_source(
     progress: Progress = silent,
 ) -> Artifact:
     """`compile` for the model that SOURCE names, on the data that DATA names or else on the source's own."""
-    tuning = Tuning(tune, trials)
-    return _compile(lambda: load_source(source), target, budget, keep, data, passes, Path(out), fresh, tuning, progress)
+    load, tuning = (lambda: load_source(source)), Tuning(tune, trials)
+    return _compile(load, target, budget, keep, data, passes, strategy, Path(out), fresh, tuning, progress)
 
 
 def _compile(
@@ -84,6 +90,7 @@ def _compile(
     keep: str | None,
     data: str | None,
     passes: str,
+    strategy: str,
     out: Path,
     fresh: bool,
     tuning: Tuning,
@@ -91,17 +98,47 @@ def _compile(
 ) -> Artifact:
     limits = parse_budget([budget] if isinstance(budget, str) else budget)
     share, pipeline, chip = parse_share(keep) if keep else None, parse(passes), get_target(target)
+    approach = get_strategy(strategy, pipeline)
     if not (chip.is_host or (chip.family == "cpu" and chip.profile.triple)):
         raise UserError(f"chipfit can cost {chip.name} but not compile for it yet: name a CPU, as {HOST}.")
     tuning.check(chip)
-    stages = Stages(workplace(out, fresh), lambda name, found: progress(f"{name}: done before" if found else name, 0.0))
+    study, made_from = studied(load, data, pipeline, workplace(out, fresh), progress)
+    job = Job(study, calibrated(chip, progress), limits, approach, tuning)
+    return finish(job, made_from, share, out)
+
+
+def search_source(
+    source: str,
+    *,
+    targets: Sequence[str] = (HOST,),
+    data: str | None = None,
+    passes: str = DEFAULT_PASSES,
+    out: str | Path = "build/search",
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Comparison:
+    """The Pareto fronts of the model that SOURCE names on all targets, and their regret; pictured in `out` too.
+
+    A later compilation into the same `out` finds what was measured of the model. Raises UserError.
+    """
+    pipeline, chips = parse(passes), [get_target(name) for name in distinct(targets)]
+    study, _ = studied(lambda: load_source(source), data, pipeline, workplace(Path(out), fresh), progress)
+    found = compare(source, study, [calibrated(chip, progress) for chip in chips])
+    write_comparison(found, Path(out))
+    return found
+
+
+def studied(
+    load: Callable[[], Source], data: str | None, pipeline: Pipeline, work: Path, progress: Progress
+) -> tuple[Study, dict[str, Any]]:
+    """The model and its data, ready to be searched, and where they come from."""
+    stages = Stages(work, lambda name, found: progress(f"{name}: done before" if found else name, 0.0))
     progress("loading the model", 0.0)
     source = load()
     teacher = import_model(source.model, source.example_inputs)
     examples = source.data() if source.data and data is None else load_data(data, source.example_inputs, source.model)
-    chip = calibrated(chip, progress)
-    job = Job(teacher, source.example_inputs, examples, chip, limits, pipeline, stages, progress, tuning=tuning)
-    return finish(job, lineage(source, examples), share, out)
+    study = Study(teacher, source.example_inputs, examples, pipeline, stages, progress)
+    return study, lineage(source, examples)
 
 
 def lineage(source: Source, data: Data) -> dict[str, Any]:

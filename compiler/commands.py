@@ -34,6 +34,16 @@ def tune_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return tune(trials(command))
 
 
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    about = "jsonl:FILE, npz:FILE or FILE.py:FUNCTION; else the source's."
+    return click.option("--data", metavar="DATA", help=about)(command)
+
+
+def passes_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    about = "What may be used, as prune-axes,compensate,distill{seconds=200}."
+    return click.option("--passes", metavar="SPEC", help=about)(command)
+
+
 def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=1))
 
@@ -49,28 +59,56 @@ def chipfit() -> None:
 @target_option
 @click.option("--budget", "budgets", multiple=True, metavar="LIMIT", help="As latency=50% or memory=64MB; repeatable.")
 @click.option("--keep", metavar="SHARE", help="The least part of the quality to keep, as 94%.")
-@click.option("--data", metavar="DATA", help="jsonl:FILE, npz:FILE or FILE.py:FUNCTION; else the source's.")
-@click.option("--passes", metavar="SPEC", help="What may be used, as prune-axes,compensate,distill{seconds=200}.")
+@data_option
+@passes_option
+@click.option("--strategy", metavar="NAME", help="What chooses: knapsack if not told, or a published method.")
 @click.option("--out", type=FOLDER, default=Path("build/artifact"), show_default=True, help="The artifact's folder.")
 @click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")
 @tune_option
 @json_option
-def compile_(source: str, budgets: tuple[str, ...], as_json: bool, passes: str | None, **options: Any) -> None:
+def compile_(
+    source: str, budgets: tuple[str, ...], as_json: bool, passes: str | None, strategy: str | None, **options: Any
+) -> None:
     """Compress SOURCE to its budgets on a chip, compile it, and write an artifact.
 
     SOURCE is FILE.py:FUNCTION (returns a model and example inputs), hf:DIR, gguf:FILE, pt2:FILE or a built-in's name.
     """
-    from chipfit.api import DEFAULT_PASSES, compile_source
+    from chipfit.api import DEFAULT_PASSES, DEFAULT_STRATEGY, compile_source
     from chipfit.progress import shown
 
+    options |= {"passes": passes or DEFAULT_PASSES, "strategy": strategy or DEFAULT_STRATEGY}
     with shown() as progress:
-        spec = passes or DEFAULT_PASSES
-        artifact = compile_source(source, budget=budgets, passes=spec, progress=progress, **options)
+        artifact = compile_source(source, budget=budgets, progress=progress, **options)
     if as_json:
         print_json(artifact.manifest)
     else:
         display.record(artifact.manifest)
         click.echo(f"The artifact is in {artifact.folder}; try `chipfit run {artifact.folder}`.")
+
+
+@chipfit.command()
+@click.argument("source")
+@click.option("--target", "targets", multiple=True, default=(HOST,), show_default=True, help="A chip; repeatable.")
+@data_option
+@passes_option
+@click.option("--out", type=FOLDER, default=Path("build/search"), show_default=True, help="The folder for the picture.")
+@click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")
+@json_option
+def search(source: str, as_json: bool, passes: str | None, **options: Any) -> None:
+    """Show what SOURCE can have on each chip at which quality, and what one chip's choice costs on another.
+
+    Nothing is trained or compiled. `compile` into the same --out uses what was measured here.
+    """
+    from chipfit.api import DEFAULT_PASSES, search_source
+    from chipfit.progress import shown
+
+    with shown() as progress:
+        found = search_source(source, passes=passes or DEFAULT_PASSES, progress=progress, **options)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        display.fronts(found)
+        click.echo(f"The fronts are drawn in {options['out']}.")
 
 
 @chipfit.command()

@@ -16,6 +16,7 @@ from chipfit.report import TextTable
 if TYPE_CHECKING:
     from chipfit.decoding import TokenLine
     from chipfit.explain import Comparison, Explanation
+    from chipfit.fronts import Comparison as Fronts
     from chipfit.passes.base import Pass
     from chipfit.targets.calibrate import Calibration
     from chipfit.targets.profile import Profile
@@ -93,6 +94,33 @@ def _length(tokens: TokenLine) -> str:
         return f"It reads {tokens.context} tokens at once."
     held = report.megabytes(tokens.cache_bytes)
     return f"It makes one token with {tokens.context} positions in its cache, {held} of keys and values."
+
+
+def fronts(found: Fronts) -> None:
+    for name, front in found.fronts.items():
+        rows = tuple(
+            (
+                report.milliseconds(point.latency_ms),
+                f"{point.latency_ms / front.whole_ms:.0%}",
+                f"{point.quality_loss:.3g}",
+                report.megabytes(point.weight_bytes),
+                str(len(point.configuration.widths)),
+                str(len(point.configuration.dropped)),
+            )
+            for point in front.points
+        )
+        title = f"{found.source} on {name} ({front.status}), {front.seconds:.1f} s"
+        columns = ("latency", "of uncompressed", "expected loss", "weights", "axes narrowed", "blocks dropped")
+        show(TextTable(title, columns, rows))
+    if len(found.fronts) > 1:
+        show(regrets(found))
+
+
+def regrets(found: Fronts) -> TextTable:
+    """Rows choose, columns run."""
+    rows = tuple((name, *(f"{row[other]:.2f}" for other in found.fronts)) for name, row in found.regret.items())
+    on = tuple(f"on {name} ({front.status})" for name, front in found.fronts.items())
+    return TextTable("Latency of one chip's choice over that of the own, at one loss", ("chosen for", *on), rows)
 
 
 def _cut(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> TextTable:

@@ -19,7 +19,7 @@ from chipfit.ir.graph import Graph
 from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
 from chipfit.passes.fold_batch_norm import folded
-from chipfit.search.sensitivity import step_of
+from chipfit.search.curves import step_of
 from chipfit.targets.cost import Cost
 from chipfit.targets.registry import Target, get_target
 

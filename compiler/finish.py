@@ -44,7 +44,7 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
     shutil.copytree(job.library(job.result).folder / "library", folder)
     deployed = job.deployed(job.result)
     store.save(deployed, folder)
-    job.progress("comparing with torch", 0.0)
+    job.study.progress("comparing with torch", 0.0)
     error = checked(job, folder, deployed)
     chips = chips_json(over_chips(deployed), LAYERS)
     record = {**manifest(job, keep, dict(lineage)), "max_abs_error": error, "stock": stock(job, folder), "chips": chips}
@@ -62,8 +62,8 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
 def checked(job: Job, folder: Path, deployed: Graph) -> float | None:
     """The library's error against torch with the final weights; None where nothing here can run it."""
     if job.target.is_host:
-        return check(Library.load(folder, folder / store.STATE), deployed, job.inputs)
-    return check_emulated(folder, deployed, job.inputs)
+        return check(Library.load(folder, folder / store.STATE), deployed, job.study.inputs)
+    return check_emulated(folder, deployed, job.study.inputs)
 
 
 def stock(job: Job, folder: Path) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def stock(job: Job, folder: Path) -> list[dict[str, Any]]:
         groups = dict.fromkeys("+".join(entry["stock"]) for entry in record["kernels"] if "stock" in entry)
         return [{"function": group, "share": None} for group in groups]
     library = Library.load(folder, folder / store.STATE)
-    library(*(tensor.numpy() for tensor in job.inputs))
+    library(*(tensor.numpy() for tensor in job.study.inputs))
     times, ours = library.kernel_times(), {entry["kernel"] for entry in record["kernels"] if "kernel" in entry}
     shares: dict[str, float] = {}
     for name, milliseconds in times:
@@ -91,7 +91,7 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
     qualities = {name: asdict(quality) for name, quality in judged(job).items()}
     before, after = job.landscape.cost(Configuration()), job.landscape.cost(job.configuration)
     made = job.target.cost_model.cost(
-        job.deployed(job.result), batch=job.batch
+        job.deployed(job.result), batch=job.study.batch
     )  # with what passes did that the search doesn't know
     result = costs(made, pair.result_ms if pair else None)
     return {
@@ -107,10 +107,21 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
         "before_recovery": {"quality": qualities["before recovery"]},
         "predicted": predicted(job, before, after),
         "certificate": certificate(job, result),
+        "strategy": job.approach.name,
         "configuration": job.configuration.to_json(),
         "passes": [{"pass": str(Pipeline((one,))), **took(stage)} for one, stage in job.passed],
-        "lineage": {**lineage, **job.origin, "made": datetime.now(UTC).isoformat(), "chipfit": version("chipfit")},
+        "lineage": {
+            **lineage,
+            **job.study.origin,
+            "made": datetime.now(UTC).isoformat(),
+            "chipfit": version("chipfit"),
+        },
     }
+
+
+def stamp() -> dict[str, str]:
+    """When and by what."""
+    return {"made": datetime.now(UTC).isoformat(), "chipfit": version("chipfit")}
 
 
 def machine(target: Target) -> str:

@@ -8,33 +8,30 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from torch import Tensor
-
 from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
 from chipfit.codegen.runtime import Library
 from chipfit.cross.compile import cross_compile
 from chipfit.energy import find_counter, measured_mj
-from chipfit.frontend.data import Data
 from chipfit.ir import store
 from chipfit.ir.apply import apply, rebatch
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
 from chipfit.measure import interleave, paired_ratio
-from chipfit.passes.base import Context, Inputs, Pass, Progress
-from chipfit.passes.factorize import factorized, with_factors
+from chipfit.passes.base import Context, Pass
+from chipfit.passes.factorize import with_factors
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
 from chipfit.search.budget import Budget
 from chipfit.search.choose import Choice, choose
 from chipfit.search.problem import Landscape
-from chipfit.search.sensitivity import Sensitivity, Survey
+from chipfit.search.strategies.base import Strategy
 from chipfit.stages import Done, Stages, write_json
+from chipfit.study import Study
 from chipfit.targets.registry import Target
 from chipfit.tune import AS_RANKED, Tuning
 
-CALIBRATION = 128  # examples on which passes may calibrate
 MEASURED_SECONDS = 8.0  # for one interleaved comparison of two libraries
 
 
@@ -51,65 +48,29 @@ class Pair:
 class Job:
     """All that decides the outcome: the same job in the same work directory goes on where it stopped."""
 
-    teacher: Graph
-    inputs: tuple[Tensor, ...]  # example inputs at the batch to deploy
-    data: Data
+    study: Study
     target: Target
     budget: Budget
-    pipeline: Pipeline
-    stages: Stages
-    progress: Progress
-    seed: int = 0
+    approach: type[Strategy]
     tuning: Tuning = AS_RANKED
 
-    @cached_property
-    def origin(self) -> dict[str, str]:
-        """Digests of the model and of the data."""
-        rows = (*self.data.train, *self.data.heldout)
-        tensors = {f"{i}.{j}": tensor for i, row in enumerate(rows) for j, tensor in enumerate(row)}
-        return {"model": store.digest(self.teacher), "data": store.tensors_digest(tensors)}
+    @property
+    def teacher(self) -> Graph:
+        return self.study.teacher
 
     @property
-    def batch(self) -> int:
-        return len(self.inputs[0]) if self.teacher.batch else 1
+    def stages(self) -> Stages:
+        return self.study.stages
 
-    # What may be removed, and what it costs
+    # What it costs
 
     @cached_property
-    def factored(self) -> Graph:
-        """The teacher with every layer split that `factorize` may split, so that its rank is an axis."""
-        if not any(one.name == "factorize" for one in self.pipeline.passes):
-            return self.teacher
-
-        def make(folder: Path) -> None:
-            self.progress("factorize", 0.0)
-            store.save(factorized(self.teacher, self.calibration), folder)
-
-        return store.load(self.stages.run("factorize", self.origin, make).folder)
+    def strategy(self) -> Strategy:
+        return self.study.strategy(self.approach, self.target)
 
     @property
-    def calibration(self) -> list[Inputs]:
-        return list(self.data.train[:CALIBRATION])
-
-    @cached_property
-    def sensitivity(self) -> Sensitivity:
-        names = {one.name for one in self.pipeline.passes}
-        uses = {"narrow": "prune-axes" in names, "drop": "drop-blocks" in names, "repair": "compensate" in names}
-        lanes = self.target.granularity
-
-        def make(folder: Path) -> None:
-            survey = Survey(self.factored, self.data.train, lanes, **uses)
-            found = survey.measure(folder / "checkpoint.json", self.progress)
-            write_json(folder / "result.json", found.to_json())
-
-        given = {**self.origin, "lanes": lanes, "factorize": "factorize" in names, **uses}
-        stage = self.stages.run("sensitivity", given, make)
-        return Sensitivity.from_json(stage.json())
-
-    @cached_property
     def landscape(self) -> Landscape:
-        graph, plain = folded(self.factored), folded(self.teacher)
-        return Landscape(graph, self.sensitivity, self.target.cost_model, self.batch, plain)
+        return self.strategy.task.landscape
 
     @cached_property
     def baseline(self) -> dict[str, float]:
@@ -134,11 +95,11 @@ class Job:
 
     @cached_property
     def choice(self) -> Choice:
-        return choose(self.landscape, self.budget, self.baseline, self.candidate_ms if self.target.is_host else None)
+        return choose(self.strategy, self.budget, self.baseline, self.candidate_ms if self.target.is_host else None)
 
     def candidate_ms(self, configuration: Configuration) -> float:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
-        whole = with_factors(self.teacher, self.factored, configuration.widths)
+        whole = with_factors(self.teacher, self.study.factored, configuration.widths)
         return self.compared(apply(whole, configuration)).ratio * self.baseline_ms
 
     @cached_property
@@ -151,7 +112,7 @@ class Job:
         libraries = {"baseline": (self.library(self.teacher), self.teacher), "result": (self.library(graph), graph)}
 
         def make(folder: Path) -> None:
-            self.progress("measuring beside the uncompressed model", 0.0)
+            self.study.progress("measuring beside the uncompressed model", 0.0)
             callers = {name: self.caller(*pair) for name, pair in libraries.items()}
             times = interleave(callers, rounds=math.ceil(1e9), seconds=MEASURED_SECONDS)
             medians = times["baseline"].median_ms, times["result"].median_ms
@@ -168,7 +129,7 @@ class Job:
         library = self.library(graph)
 
         def make(folder: Path) -> None:
-            self.progress("measuring energy", 0.0)
+            self.study.progress("measuring energy", 0.0)
             write_json(folder / "result.json", measured_mj(counter, self.caller(library, graph)))
 
         return float(self.stages.run("energy", {"library": library.key}, make).json())
@@ -178,11 +139,11 @@ class Job:
         deployed = self.deployed(graph)
 
         def make(folder: Path) -> None:
-            self.progress("compiling", 0.0)
+            self.study.progress("compiling", 0.0)
             if not self.target.is_host:
                 cross_compile(deployed, self.target, folder / "library")
                 return
-            effort = self.tuning.effort(deployed, self.target, self.inputs, self.progress)
+            effort = self.tuning.effort(deployed, self.target, self.study.inputs, self.study.progress)
             compile_graph(deployed, self.target, folder / "library", effort=effort)
 
         inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
@@ -191,11 +152,11 @@ class Job:
 
     def deployed(self, graph: Graph) -> Graph:
         ready = folded(graph)
-        return rebatch(ready, self.batch) if ready.batch else ready
+        return rebatch(ready, self.study.batch) if ready.batch else ready
 
     def caller(self, library: Done, graph: Graph) -> Callable[[], object]:
         loaded = Library.load(library.folder / "library", numpy_weights(folded(graph)))
-        inputs = [tensor.numpy() for tensor in self.inputs]
+        inputs = [tensor.numpy() for tensor in self.study.inputs]
         return lambda: loaded(*inputs)
 
     # Removing it, and recovering
@@ -204,8 +165,8 @@ class Job:
     def passed(self) -> list[tuple[Pass, Done]]:
         """Every pass of the pipeline with the stage that holds its graph."""
         done = list[tuple[Pass, Done]]()
-        for one in self.pipeline.passes:
-            inputs = {**self.origin, "configuration": self.choice.configuration.digest, "seed": self.seed}
+        for one in self.study.pipeline.passes:
+            inputs = {**self.study.origin, "configuration": self.choice.configuration.digest, "seed": self.study.seed}
             before = done[-1][1].key if done else ""
             make = partial(self._apply, one, list(done))
             done.append((one, self.stages.run(one.name, {**inputs, "pass": str(Pipeline((one,))), "on": before}, make)))
@@ -218,14 +179,14 @@ class Job:
         context = Context(
             teacher=store.load(exact[-1].folder) if exact else self.teacher,
             configuration=configuration or self.choice.configuration,
-            calibration=self.calibration,
-            train=self.data.train,
-            heldout=self.data.heldout,
-            factored=self.factored,
-            metric=self.data.metric,
+            calibration=self.study.calibration,
+            train=self.study.data.train,
+            heldout=self.study.data.heldout,
+            factored=self.study.factored,
+            metric=self.study.data.metric,
             workdir=folder,
-            seed=self.seed,
-            progress=self.progress,
+            seed=self.study.seed,
+            progress=self.study.progress,
         )
         result, seconds = run_pass(one, graph, context, [before.name for before, _ in done])
         after = result.configuration or context.configuration
@@ -251,9 +212,11 @@ class Job:
         """How good the graph after the first `count` passes is."""
 
         def make(folder: Path) -> None:
-            self.progress("assessing quality", 0.0)
-            reference = self.quality(0).value if count and self.data.metric else None
-            write_json(folder / "result.json", asdict(assess(self.after(count), self.teacher, self.data, reference)))
+            self.study.progress("assessing quality", 0.0)
+            reference = self.quality(0).value if count and self.study.data.metric else None
+            write_json(
+                folder / "result.json", asdict(assess(self.after(count), self.teacher, self.study.data, reference))
+            )
 
         key = self.passed[count - 1][1].key if count else ""
-        return Quality(**self.stages.run("quality", {**self.origin, "on": key}, make).json())
+        return Quality(**self.stages.run("quality", {**self.study.origin, "on": key}, make).json())

@@ -38,6 +38,12 @@ def pruning_group(graph: Graph, axis: Axis, gradients: Mapping[str, Tensor] | No
     return group
 
 
+def structure(graph: Graph, axis: Axis) -> tuple[str, ...]:
+    """What kinds of layers carry the axis, as outputs or inputs: equal for isomorphic groups."""
+    found = pruning_group(graph, axis)
+    return tuple(f"{type(item.target.module).__name__} {item.handler.__name__}" for item, _ in found)
+
+
 Member = tuple[str, int, nn.Module, object]
 
 

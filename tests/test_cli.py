@@ -57,6 +57,12 @@ def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]
         ("compile resnet20 --budget latency=-5%", "The budget 'latency=-5%' must be above zero."),
         ("compile resnet20 --budget latency=50% --keep much", "'much' is no share of quality"),
         ("compile resnet20 --budget latency=50% --passes shrink", "There is no pass named shrink"),
+        (
+            "compile resnet20 --budget latency=50% --strategy luck",
+            "There is no strategy luck; the strategies are",
+        ),
+        ("compile resnet20 --budget latency=50% --passes distill --strategy sleb", "name that in --passes too."),
+        ("search none.py:f", "There is no file none.py: check the path."),
         ("compile resnet20 --budget latency=50% --target moon", "Target 'moon' is unknown"),
         ("compile resnet20 --budget latency=50% --data npz:none.npz", "There is no data file none.npz"),
         ("compile resnet20 --frsh", "No such option '--frsh'"),

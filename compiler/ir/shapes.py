@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chipfit.ir.axes import Analysis, analyse
@@ -107,6 +107,24 @@ def what_if(graph: Graph, configuration: Configuration, batch: int | None = None
     needed |= {value.name for value in (*point.inputs, *(out for node in nodes for out in node.outputs))}
     left = {name: shape for name, shape in shapes.items() if name in needed}
     return Shapes(left, frozenset(node.name for node in nodes))
+
+
+def some_shapes(
+    graph: Graph,
+    names: Iterable[str],
+    widths: Mapping[str, Sequence[int]],
+    batch: int | None = None,
+    entry: str = "forward",
+) -> dict[str, tuple[int, ...]]:
+    """What `what_if` says of some values, in their order, if these axes are narrowed; unknown names are left out.
+
+    Only the axes of these values matter. Raises ValueError for a batch that can't be.
+    """
+    analysis, known = analyse(graph), traces(graph)[entry]
+    kept = {analysis.atoms[axis]: indices for axis, indices in widths.items() if axis in analysis.atoms}
+    resize = Resize({}, kept, analysis.batch_at(batch))
+    places = {name: known.places[name] for name in names if name in known.places}
+    return {name: tuple([resize.size(known.extents[place]) for place in found]) for name, found in places.items()}
 
 
 def alive(entry: EntryPoint, sources: Mapping[str, tuple[str, ...]], replaced: Mapping[str, str]) -> set[str]:

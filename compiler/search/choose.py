@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
 from chipfit.search.budget import Budget, Limit
-from chipfit.search.problem import Landscape
-from chipfit.search.solve import InfeasibleError, Problem, Solution, binding, solve
+from chipfit.search.strategies.base import Strategy, UnreachableError
 
 ATTEMPTS = 6
 STEEPEST = 2.0  # by which factor that line may be steeper or flatter than measured over predicted, or aim lower at once
@@ -28,29 +27,32 @@ Measure = Callable[[Configuration], float]  # milliseconds, comparable with the 
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration with what the cost model predicted for it and what was measured (None: not measured)."""
+    """A configuration with what the cost model predicted for it and what was measured (None: not measured).
+
+    `gap` and `expected_loss` are the strategy's own, as in its `Proposal`.
+    """
 
     configuration: Configuration
     predicted_ms: float
     measured_ms: float | None
-    gap: float  # of the solve, relative
+    gap: float | None
     expected_loss: float
 
 
-def choose(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
-    """The configuration of least expected loss that fits the budget as measured (as predicted, without `measure`).
+def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
+    """The strategy's best configuration that fits the budget as measured (as predicted, without `measure`).
 
     `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory`, `size`
     (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
     limits = budget.absolute(baseline)
-    whole = landscape.cost(Configuration()).latency_ms
+    whole = strategy.task.landscape.cost(Configuration()).latency_ms
     ratio = baseline["latency"] / whole if measure else 1.0
     limit = limits.get("latency", math.inf)
     aim = limit * AIM / ratio
     fitting = list[Choice]()
     for _ in range(ATTEMPTS):
-        found = attempt(landscape, limits, aim, budget, baseline)
+        found = attempt(strategy, limits, aim, budget, baseline)
         if measure is None or "latency" not in limits:
             return found
         measured = measure(found.configuration)
@@ -68,52 +70,29 @@ def choose(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], 
 
 
 def attempt(
-    landscape: Landscape, limits: Mapping[str, float], aim: float, budget: Budget, baseline: Mapping[str, float]
+    strategy: Strategy, limits: Mapping[str, float], aim: float, budget: Budget, baseline: Mapping[str, float]
 ) -> Choice:
-    """One exact solve, with predicted milliseconds limited to `aim` where the budget limits latency."""
+    """One proposal, with predicted milliseconds limited to `aim` where the budget limits latency."""
     aimed = {**limits, "latency": aim} if "latency" in limits else limits
-    scale = limits["latency"] / aim if "latency" in limits else 1.0
-    solution = within(landscape, aimed, budget, baseline, scale)
-    configuration = landscape.configuration(solution)
-    predicted = landscape.cost(configuration).latency_ms
-    return Choice(configuration, predicted, None, solution.gap, solution.objective)
-
-
-def within(
-    landscape: Landscape,
-    limits: Mapping[str, float],
-    budget: Budget,
-    baseline: Mapping[str, float],
-    scale: float,
-) -> Solution:
-    """Solves; peak memory is a maximum over time, so its rows are added for the moments that turn out to be peaks."""
-    problem, bounds = landscape.limited(limits), {name: limit for name, limit in limits.items() if name != "memory"}
     try:
-        while True:
-            solution = solve(problem, bounds)
-            configuration = landscape.configuration(solution)
-            peak = landscape.cost(configuration).peak_memory_bytes
-            if "memory" not in limits or peak <= limits["memory"]:
-                return solution
-            name, problem = landscape.with_peak(problem, configuration)
-            bounds[name] = limits["memory"]  # the rows are linear in the choices, the peak is their maximum
-    except InfeasibleError:
-        raise infeasible(problem, bounds, budget, baseline, scale) from None
+        found = strategy.propose(aimed)
+    except UnreachableError as error:
+        scale = limits["latency"] / aim if "latency" in limits else 1.0
+        raise infeasible(error, budget, baseline, scale) from None
+    predicted = strategy.task.landscape.cost(found.configuration).latency_ms
+    return Choice(found.configuration, predicted, None, found.gap, found.loss)
 
 
 def infeasible(
-    problem: Problem, bounds: Mapping[str, float], budget: Budget, baseline: Mapping[str, float], scale: float
+    error: UnreachableError, budget: Budget, baseline: Mapping[str, float], scale: float
 ) -> InfeasibleBudgetError:
     """The error that names the constraint to loosen and how far; `scale` is from aimed milliseconds to the limit's."""
-    named = {limit.quantity: limit for limit in budget.limits}
-    found = binding(problem, bounds)
-    if found is None:
+    if error.nearest is None:
         return InfeasibleBudgetError(f"No configuration meets {budget}, not even with one of its limits left out.")
-    quantity, reachable = found
-    quantity = "memory" if quantity.startswith("memory") else quantity
+    quantity, reachable = error.nearest
     if quantity == "latency":
         reachable *= scale
-    limit = named[quantity]
+    limit = next(limit for limit in budget.limits if limit.quantity == quantity)
     share = reachable / baseline[quantity] if limit.relative else reachable
     nearest = Limit(quantity, share * MARGIN, limit.relative)
     return InfeasibleBudgetError(f"{limit} can't be met: the nearest feasible budget is {nearest}.")

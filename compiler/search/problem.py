@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
-from chipfit.ir.kernels import kernels
-from chipfit.ir.shapes import what_if
+from chipfit.ir.kernels import Kernel, Work
 from chipfit.passes.factorize import down_weight, rank_axis, tall_layers, with_factors
 from chipfit.passes.layers import Layer
-from chipfit.search.sensitivity import Sensitivity
+from chipfit.search.curves import Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
-from chipfit.search.tables import Amounts, Tabulator
-from chipfit.targets.cost import Cost, CostModel, core
+from chipfit.search.tables import Amount, Tabulator, Widths, parameter_bytes, task, vanishing
+from chipfit.targets.cost import Cost, CostModel, core, full_plan
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,19 @@ class Landscape:
         """The solver's problem over `latency` (ms) and `size` (bytes)."""
         losses = {axis: tuple(level.loss for level in found) for axis, found in self.sensitivity.levels.items()}
         quantities = {
-            "latency": (self._constant, *self._items(self.latencies, self._kernel_axes)),
-            "size": self._items(self.sizes, self._parameter_axes),
+            "latency": (self._constant, *self._items(self._kernel_axes, self._amount_of_kernels(self._latency))),
+            "size": self._items(self._parameter_axes, self._size),
         }
         return Problem(losses, dict(self.sensitivity.drops), quantities, exclusive_pairs(self._inside))
 
     def cost(self, configuration: Configuration) -> Cost:
-        return self.cost_model.cost(self.form(configuration), configuration, self.batch)
+        return self.cost_model.cost(self.form(configuration.widths), configuration, self.batch)
 
-    def form(self, configuration: Configuration) -> Graph:
-        """The graph that the configuration is applied to: with those layers split whose rank it cuts."""
+    def form(self, widths: Widths) -> Graph:
+        """The graph that these widths are cut in: with those layers split whose rank is among them."""
         if self.plain is None:
             return self.graph
-        ranks = frozenset(rank_axis(layer.node) for layer in self._split).intersection(configuration.widths)
+        ranks = self._ranks.intersection(widths)
         if ranks not in self._forms:
             self._forms[ranks] = with_factors(self.plain, self.graph, ranks)
         return self._forms[ranks]
@@ -64,50 +63,55 @@ class Landscape:
         widths = {axis: levels[axis][level].kept for axis, level in solution.levels.items() if level}
         return Configuration(widths, solution.dropped)
 
-    def latencies(self, configuration: Configuration) -> dict[str, float]:
-        """Kernel, by its core -> milliseconds."""
-        return {layer.core: layer.latency_ms for layer in self.cost(configuration).layers}
-
-    def energies(self, configuration: Configuration) -> dict[str, float]:
-        """Kernel, by its core -> millijoules, as far as they are known."""
-        return {layer.core: layer.energy_mj or 0.0 for layer in self.cost(configuration).layers}
-
-    def sizes(self, configuration: Configuration) -> dict[str, float]:
-        """Parameter -> bytes."""
-        graph = self.form(configuration)
-        shapes = what_if(graph, configuration, self.batch)
-        return {
-            name: float(np.prod(shapes[name], dtype=np.int64)) * parameter.value.type.dtype.itemsize
-            for name, parameter in graph.parameters.items()
-            if name in shapes
-        }
-
     def limited(self, quantities: Iterable[str]) -> Problem:
         """The problem over what is limited too: energy (mJ) is tabulated only where someone asks for it."""
         return self._with_energy if "energy" in quantities else self.problem
 
     @cached_property
     def _with_energy(self) -> Problem:
-        items = self._items(self.energies, self._kernel_axes)
+        items = self._items(self._kernel_axes, self._amount_of_kernels(self._energy))
         return replace(self.problem, quantities={**self.problem.quantities, "energy": items})
 
     def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
         """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""
-        held = self.cost_model.buffers(self.form(configuration), configuration, self.batch).at_peak
-
-        def amounts_of(other: Configuration) -> dict[str, float]:
-            sizes = self.cost_model.buffers(self.form(other), other, self.batch).size
-            return {name: float(sizes[name]) for name in held if name in sizes}
-
-        axes = {name: self._kernel_axes.get(name, ()) for name in (*amounts_of(Configuration()), *held)}
+        form = self.form(configuration.widths)
+        held = self.cost_model.buffers(form, configuration, self.batch).at_peak
+        inputs = [Item((), frozenset(), np.array(held[v.name])) for v in form.forward.inputs if v.name in held]
+        cores = {kernel.name: core(kernel) for kernel, _ in full_plan(form)}
+        axes = {cores[name]: self._kernel_axes[cores[name]] for name in held if name in cores}
+        written = self._items(axes, self._amount_of_kernels(lambda kernel, work: work.bytes_written))
         name = f"memory {len(problem.quantities)}"
-        items = (*problem.quantities["size"], *self._items(amounts_of, axes))
+        items = (*problem.quantities["size"], *inputs, *written)
         return name, replace(problem, quantities={**problem.quantities, name: items})
 
-    def _items(self, amounts_of: Amounts, axes_of: Mapping[str, tuple[str, ...]]) -> tuple[Item, ...]:
+    def _latency(self, kernel: Kernel, work: Work) -> float:
+        return self.cost_model.kernel_ms(kernel, work)
+
+    def _energy(self, kernel: Kernel, work: Work) -> float:
+        model, table = self.cost_model.model, self.cost_model.energy
+        return table.kernel_mj(kernel, work, model.traffic(kernel, work)) if table else 0.0
+
+    def _amount_of_kernels(self, amount_of: Callable[[Kernel, Work], float]) -> Amount:
+        """Of the kernel with a core or a name, each distinct piece of work asked about once."""
+        known: dict[int, float] = {}  # by identity: `task` gives the same object for the same work
+
+        def amount(entry: str, widths: Widths) -> float:
+            found = task(self.form(widths), entry, widths, self.batch)
+            if found is None:
+                return 0.0
+            if id(found) not in known:
+                known[id(found)] = amount_of(*found)
+            return known[id(found)]
+
+        return amount
+
+    def _size(self, entry: str, widths: Widths) -> float:
+        return parameter_bytes(self.form(widths), entry, widths)
+
+    def _items(self, axes_of: Mapping[str, tuple[str, ...]], amount: Amount) -> tuple[Item, ...]:
         """One item per distinct (axes, blocks), holding all that depends on just these."""
         summed: dict[tuple[tuple[str, ...], frozenset[str]], NDArray[np.float64]] = {}
-        for entry, (axes, table) in Tabulator(self.sensitivity.levels, axes_of).tabulate(amounts_of):
+        for entry, (axes, table) in Tabulator(self.sensitivity.levels, axes_of).tabulate(amount):
             key = axes, frozenset(block for block, entries in self._inside.items() if entry in entries)
             summed[key] = summed[key] + table if key in summed else table
         return tuple(Item(axes, blocks, table) for (axes, blocks), table in summed.items())
@@ -121,12 +125,8 @@ class Landscape:
 
     @cached_property
     def _kernel_axes(self) -> dict[str, tuple[str, ...]]:
-        """Kernel, by core and by name -> the axes with a choice that occur in its shapes."""
-        found = {
-            name: self._chosen(value.name for node in kernel.nodes for value in (*node.inputs, *node.outputs))
-            for kernel in kernels(self.graph.forward)
-            for name in (core(kernel), kernel.name)
-        }
+        """Kernel, by its core -> the axes with a choice that occur in its shapes."""
+        found = {core(kernel): self._chosen(values) for kernel, values in full_plan(self.graph)}
         whole = {layer.node.name: self._chosen([layer.input.name, down_weight(layer.node)]) for layer in self._split}
         return found | whole
 
@@ -141,6 +141,10 @@ class Landscape:
         return tuple(axis for axis in self.sensitivity.levels if axis in axes)
 
     @cached_property
+    def _ranks(self) -> frozenset[str]:
+        return frozenset(rank_axis(layer.node) for layer in self._split)
+
+    @cached_property
     def _split(self) -> list[Layer]:
         """The layers of `plain` that are split in `graph`; whole they depend on what their two halves do."""
         found = tall_layers(self.plain) if self.plain else []
@@ -153,11 +157,4 @@ class Landscape:
     @cached_property
     def _inside(self) -> dict[str, frozenset[str]]:
         """Block -> the kernels and parameters that vanish with it."""
-        full = self._present(Configuration())
-        drops = self.sensitivity.drops
-        return {block: full - self._present(Configuration({}, frozenset({block}))) for block in drops}
-
-    def _present(self, configuration: Configuration) -> frozenset[str]:
-        layers = self.cost(configuration).layers
-        kernels_left = (name for layer in layers for name in (layer.name, layer.core))
-        return frozenset(kernels_left) | frozenset(self.sizes(configuration))
+        return {block: vanishing(self.form({}), block) for block in self.sensitivity.drops}

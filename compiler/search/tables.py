@@ -1,25 +1,33 @@
-"""Tables: what every kernel and parameter costs at every combination of the levels of the axes in its shape.
+"""Tables: what every kernel and parameter needs at every combination of the levels of the axes in its shape.
 
-Axes that never meet in one shape are varied together, so a handful of whole-graph costs fills every table.
+What a kernel does at some shapes is the same for every chip, and for every layer that is built alike: it is worked out
+once, and a chip then only says how long that takes.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from chipfit.ir.apply import can_rebatch, drop
 from chipfit.ir.configuration import Configuration
-from chipfit.search.sensitivity import Level
+from chipfit.ir.graph import Graph, TensorType, Value, map_values
+from chipfit.ir.kernels import Kernel, Work, at, kernels, work
+from chipfit.ir.memo import per_graph
+from chipfit.ir.shapes import replacements, some_shapes, what_if
+from chipfit.search.curves import Level
+from chipfit.targets.cost import core, full_plan
 
-LARGEST = 2500  # whole-graph costs asked for at most; beyond, an entry is a sum of what each axis changes alone
+LARGEST = 2500  # combinations of one entry at most; beyond, it is a sum of what each axis changes alone
 
-Amounts = Callable[[Configuration], Mapping[str, float]]  # entry (kernel or parameter) -> amount
+Widths = Mapping[str, Sequence[int]]  # axis -> indices kept, where narrowed
+Amount = Callable[[str, Widths], float]  # of an entry, a kernel or parameter, at some widths
+Task = tuple[Kernel, Work]
 Part = tuple[tuple[str, ...], NDArray[np.float64]]  # axes, and an amount per combination of their levels
 
 
@@ -30,49 +38,89 @@ class Tabulator:
     levels: Mapping[str, tuple[Level, ...]]
     axes_of: Mapping[str, tuple[str, ...]]
 
-    def tabulate(self, amounts_of: Amounts) -> Iterator[tuple[str, Part]]:
+    def tabulate(self, amount: Amount) -> Iterator[tuple[str, Part]]:
         """(entry, part) pairs; an entry's amount is the sum of its parts."""
-        colours = self.colours()
-        depths = [max(self._depths(colours, colour)) for colour in range(max(colours.values(), default=-1) + 1)]
-        if math.prod(depths) <= LARGEST:
-            yield from self._joint(amounts_of, colours, depths)
-        else:
-            yield from self._separate(amounts_of)
+        for entry, axes in self.axes_of.items():
+            sizes = [len(self.levels[axis]) for axis in axes]
+            if math.prod(sizes) <= LARGEST:
+                yield entry, (axes, self._table(entry, axes, sizes, amount))
+            else:
+                yield from self._separate(entry, axes, amount)
 
-    def colours(self) -> dict[str, int]:
-        """A number for every axis, so that axes that meet in a shape have different ones."""
-        meeting = nx.Graph()
-        for axes in self.axes_of.values():
-            meeting.add_nodes_from(axes)
-            meeting.add_edges_from(itertools.combinations(axes, 2))
-        return dict(nx.greedy_color(meeting, strategy="DSATUR"))
+    def _table(self, entry: str, axes: Sequence[str], sizes: Sequence[int], amount: Amount) -> NDArray[np.float64]:
+        places = itertools.product(*map(range, sizes))
+        found = [amount(entry, self._widths(dict(zip(axes, place, strict=True)))) for place in places]
+        return np.array(found, dtype=np.float64).reshape(sizes)
 
-    def configuration(self, at: Mapping[str, int]) -> Configuration:
-        """The configuration with axes at the given levels; full widths are left out."""
-        return Configuration({axis: self.levels[axis][level].kept for axis, level in at.items() if level})
+    def _separate(self, entry: str, axes: Sequence[str], amount: Amount) -> Iterator[tuple[str, Part]]:
+        """A first-order estimate for an entry in which many axes meet, as behind a dense concatenation."""
+        full = amount(entry, {})
+        yield entry, ((), np.array(full))
+        for axis in axes:
+            alone = [amount(entry, self._widths({axis: level})) - full for level in range(len(self.levels[axis]))]
+            yield entry, ((axis,), np.array(alone))
 
-    def _depths(self, colours: Mapping[str, int], colour: int) -> list[int]:
-        return [len(self.levels[axis]) for axis, own in colours.items() if own == colour]
+    def _widths(self, at_levels: Mapping[str, int]) -> Widths:
+        return {axis: self.levels[axis][level].kept for axis, level in at_levels.items() if level}
 
-    def _joint(self, amounts_of: Amounts, colours: Mapping[str, int], depths: list[int]) -> Iterator[tuple[str, Part]]:
-        tables = {entry: np.zeros([len(self.levels[axis]) for axis in axes]) for entry, axes in self.axes_of.items()}
-        for chosen in itertools.product(*map(range, depths)):
-            at = {axis: min(chosen[colour], len(self.levels[axis]) - 1) for axis, colour in colours.items()}
-            for entry, amount in amounts_of(self.configuration(at)).items():
-                tables[entry][tuple(at[axis] for axis in self.axes_of[entry])] = amount
-        for entry, table in tables.items():
-            yield entry, (self.axes_of[entry], table)
 
-    def _separate(self, amounts_of: Amounts) -> Iterator[tuple[str, Part]]:
-        """A first-order estimate for entries in which many axes meet, as behind a dense concatenation."""
-        full = amounts_of(Configuration())
-        for entry in self.axes_of:
-            yield entry, ((), np.array(full.get(entry, 0.0)))
-        for axis, levels in self.levels.items():
-            alone = [amounts_of(self.configuration({axis: level})) for level in range(len(levels))]
-            for entry, axes in self.axes_of.items():
-                if axis in axes:
-                    yield (
-                        entry,
-                        ((axis,), np.array([amounts.get(entry, 0.0) - full.get(entry, 0.0) for amounts in alone])),
-                    )
+def task(graph: Graph, entry: str, widths: Widths, batch: int) -> Task | None:
+    """The kernel of that core and its work, if just these axes are narrowed; None where there is no such."""
+    planned = _plan(graph).get(entry)
+    if planned is None:
+        return None
+    kernel, values, pattern = planned
+    shapes = some_shapes(graph, values, widths, batch if can_rebatch(graph) else None)
+    key = pattern, tuple(shapes.values())
+    if key not in _tasks(graph):
+        kernel = at(kernel, shapes)
+        _tasks(graph)[key] = kernel, work(kernel, shapes)
+    return _tasks(graph)[key]
+
+
+def parameter_bytes(graph: Graph, entry: str, widths: Widths) -> float:
+    """Of a parameter if just these axes are narrowed; none where the graph doesn't read it."""
+    shapes = some_shapes(graph, [entry], widths)
+    parameter = graph.parameters.get(entry)
+    return float(math.prod(shapes[entry]) * parameter.value.type.dtype.itemsize) if parameter and shapes else 0.0
+
+
+def vanishing(graph: Graph, block: str) -> frozenset[str]:
+    """The kernels, by core, and parameters that are gone when a block is dropped; what is left may fuse otherwise."""
+    known = _vanishing(graph)
+    if block not in known:
+        dropped = Configuration({}, frozenset({block}))
+        rest = drop(graph, replacements(graph, dropped)).forward
+        cores = {core(kernel) for kernel, _ in full_plan(graph)} - {core(kernel) for kernel in kernels(rest)}
+        whole, left = (what_if(graph, configuration) for configuration in (Configuration(), dropped))
+        known[block] = frozenset(cores | {name for name in graph.parameters if name in whole and name not in left})
+    return known[block]
+
+
+@per_graph
+def _vanishing(graph: Graph) -> dict[str, frozenset[str]]:
+    return {}
+
+
+@per_graph
+def _plan(graph: Graph) -> dict[str, tuple[Kernel, tuple[str, ...], int]]:
+    """Kernels by core, with the values in them and a number that equal kernels share."""
+    numbers: dict[object, int] = {}
+    found = {}
+    for kernel, values in full_plan(graph):
+        found[core(kernel)] = kernel, values, numbers.setdefault(_pattern(kernel, values), len(numbers))
+    return found
+
+
+def _pattern(kernel: Kernel, values: Sequence[str]) -> object:
+    """What the kernel is, whatever its values are called and how large they are."""
+    dtypes = {value.name: value.type.dtype for node in kernel.nodes for value in (*node.inputs, *node.outputs)}
+    numbered = {name: Value(str(place), TensorType((), dtypes[name])) for place, name in enumerate(values)}
+    nodes = tuple((node.op, map_values((node.args, node.kwargs, node.outputs), numbered)) for node in kernel.nodes)
+    return kernel.kind, numbered[kernel.anchor.name], nodes, map_values((kernel.inputs, kernel.outputs), numbered)
+
+
+@per_graph
+def _tasks(graph: Graph) -> dict[tuple[int, tuple[tuple[int, ...], ...]], Task]:
+    """What was worked out before."""
+    return {}

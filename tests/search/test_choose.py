@@ -9,8 +9,10 @@ from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
 from chipfit.search.budget import parse_budget
 from chipfit.search.choose import choose
-from chipfit.search.sensitivity import Level
+from chipfit.search.curves import Level
 from chipfit.search.solve import Item, Problem
+from chipfit.search.strategies.base import Task
+from chipfit.search.strategies.knapsack import Knapsack
 
 WIDTHS = (16, 12, 8, 4)
 BASELINE = {"latency": 20.0, "memory": 1600.0, "size": 1600.0}
@@ -48,13 +50,17 @@ class Landscape:
         return Predicted(float(width), width * 100.0, width * 100.0)
 
 
+def knapsack():
+    return Knapsack(Task(None, (), Landscape(), 4))
+
+
 def measured(overhead):
     """A chip on which every model takes `overhead` ms more than its channels say."""
     return lambda configuration: len(configuration.widths.get("a", range(16))) + overhead
 
 
 def test_takes_the_widest_that_fits():
-    found = choose(Landscape(), parse_budget(["latency=80%"]), BASELINE, measured(4.0))
+    found = choose(knapsack(), parse_budget(["latency=80%"]), BASELINE, measured(4.0))
     assert (len(found.configuration.widths["a"]), found.measured_ms, found.predicted_ms) == (12, 16.0, 12.0)
 
 
@@ -65,18 +71,18 @@ def test_repairs_what_the_model_got_wrong():
         calls.append(len(configuration.widths["a"]))
         return calls[-1] * 1.0 + 7.0
 
-    found = choose(Landscape(), parse_budget(["latency=80%"]), BASELINE, chip)
+    found = choose(knapsack(), parse_budget(["latency=80%"]), BASELINE, chip)
     assert calls[0] == 12  # 19 ms where 16 are allowed
     assert found.measured_ms == 15.0
 
 
 def test_without_a_chip_at_hand_the_prediction_decides():
-    found = choose(Landscape(), parse_budget(["latency=13ms"]), BASELINE, None)
+    found = choose(knapsack(), parse_budget(["latency=13ms"]), BASELINE, None)
     assert (len(found.configuration.widths["a"]), found.measured_ms) == (12, None)
 
 
 def test_size_needs_no_measurement():
-    found = choose(Landscape(), parse_budget(["size=50%"]), BASELINE, measured(0.0))
+    found = choose(knapsack(), parse_budget(["size=50%"]), BASELINE, measured(0.0))
     assert len(found.configuration.widths["a"]) == 8
 
 
@@ -90,12 +96,12 @@ def test_size_needs_no_measurement():
 )
 def test_names_the_binding_constraint_and_the_nearest_feasible(budget, sentence):
     with pytest.raises(InfeasibleBudgetError) as error:
-        choose(Landscape(), parse_budget([budget]), BASELINE, measured(4.0))
+        choose(knapsack(), parse_budget([budget]), BASELINE, measured(4.0))
     assert str(error.value) == sentence
     assert error.value.exit_code == 3
 
 
 def test_the_nearest_feasible_budget_is_feasible():
     nearest = "latency=25.63%"
-    found = choose(Landscape(), parse_budget([nearest]), BASELINE, lambda c: len(c.widths["a"]) * 1.25)
+    found = choose(knapsack(), parse_budget([nearest]), BASELINE, lambda c: len(c.widths["a"]) * 1.25)
     assert found.measured_ms <= 0.2563 * 20

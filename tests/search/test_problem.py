@@ -7,8 +7,9 @@ import zoo
 
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
+from chipfit.search.curves import Level, Sensitivity
 from chipfit.search.problem import Landscape
-from chipfit.search.sensitivity import Level, Sensitivity, candidates
+from chipfit.search.sensitivity import candidates
 from chipfit.search.solve import Solution
 from chipfit.targets.registry import get_target
 

@@ -8,15 +8,9 @@ import zoo
 
 from chipfit.ir.apply import mask
 from chipfit.ir.configuration import Configuration
-from chipfit.search.sensitivity import (
-    Probe,
-    Sensitivity,
-    Survey,
-    candidates,
-    interpolated,
-    measured_widths,
-    widths,
-)
+from chipfit.search.curves import Curve, Curves, interpolated, measured_widths, widths
+from chipfit.search.probe import Probe
+from chipfit.search.sensitivity import Survey, candidates
 
 pytestmark = pytest.mark.usefixtures("single_precision")
 
@@ -28,11 +22,27 @@ def llama():
 
 
 def test_widths_are_whole_vectors_where_there_are_several():
-    assert measured_widths(1536, 16) == [1536, 1152, 768, 384]
-    assert measured_widths(3, 16) == [3, 2, 1]
-    assert measured_widths(32, 16) == [32, 24, 16, 8]
+    assert measured_widths(1536) == [1536, 1152, 768, 384]
+    assert measured_widths(3) == [3, 2, 1]
     assert widths(1536, 16, 768) == [1536, 1344, 1152, 960, 768]
     assert widths(3, 16, 2) == [3, 2]
+
+
+def test_no_width_is_narrower_than_what_was_measured():
+    assert measured_widths(200) == [200, 150, 100, 50]
+    assert widths(200, 16, 50) == [200, 176, 144, 128, 96, 80, 64]
+    assert widths(200, 1, 50) == [200, 175, 150, 125, 100, 75, 50]
+
+
+def test_chips_take_their_widths_from_the_same_curve():
+    curves = Curves({"a": Curve(tuple(range(200))[::-1], {200: 0.0, 150: 0.01, 100: 0.04, 50: 3000.0})}, {"b": 0.1})
+    by_chip = {step: curves.offered(step) for step in (1, 16)}
+    assert [len(level.kept) for level in by_chip[1].levels["a"]] == [200, 175, 150, 125, 100]
+    assert [len(level.kept) for level in by_chip[16].levels["a"]] == [200, 176, 144, 128, 96]
+    assert by_chip[16].levels["a"][1].kept == tuple(range(24, 200))
+    assert by_chip[1].levels["a"][2].loss == 0.01
+    assert 0.01 < by_chip[16].levels["a"][2].loss < by_chip[1].levels["a"][3].loss
+    assert by_chip[1].drops == by_chip[16].drops == {"b": 0.1}
 
 
 def test_losses_between_measured_widths_are_interpolated():
@@ -63,11 +73,12 @@ def test_nothing_changed_costs_nothing():
 
 def test_losses_are_of_the_axes_and_blocks():
     graph, examples = llama()
-    found = Survey(graph, examples, 16).measure()
+    found = Survey(graph, examples).measure()
     axes, blocks = candidates(graph)
-    assert set(found.levels) == set(axes)
+    assert set(found.axes) == set(axes)
     assert set(found.drops) == set(blocks)
-    for name, levels in found.levels.items():
+    assert found.seconds > 0
+    for name, levels in found.offered(16).levels.items():
         assert (levels[0].loss, len(levels[0].kept)) == (0.0, axes[name].size)
         assert all(level.loss > 0 for level in levels[1:])
     assert all(loss > 0 for loss in found.drops.values())
@@ -75,27 +86,26 @@ def test_losses_are_of_the_axes_and_blocks():
 
 def test_repair_lowers_the_losses():
     graph, examples = llama()
-    plain, repaired = (Survey(graph, examples, 16, drop=False, repair=repair).measure() for repair in (False, True))
-    totals = [sum(level.loss for levels in one.levels.values() for level in levels) for one in (plain, repaired)]
+    plain, repaired = (Survey(graph, examples, drop=False, repair=repair).measure() for repair in (False, True))
+    totals = [sum(sum(curve.losses.values()) for curve in one.axes.values()) for one in (plain, repaired)]
     assert totals[1] < totals[0]
 
 
 def test_only_what_the_passes_can_do_is_measured():
     graph, examples = llama()
-    assert Survey(graph, examples, 16, narrow=False).measure().levels == {}
-    assert Survey(graph, examples, 16, drop=False).measure().drops == {}
+    assert Survey(graph, examples, narrow=False).measure().axes == {}
+    assert Survey(graph, examples, drop=False).measure().drops == {}
 
 
 def test_stopped_survey_goes_on(tmp_path):
     graph, examples = llama()
-    whole = Survey(graph, examples, 16).measure()
+    whole = Survey(graph, examples).measure()
     checkpoint = tmp_path / "checkpoint.json"
-    half = whole.to_json()
-    first, *_ = half["levels"]
-    half["levels"] = {first: [[half["levels"][first][0][0], 123.0]]}
-    half["drops"] = {}
-    checkpoint.write_text(json.dumps(half))
-    found = Survey(graph, examples, 16).measure(checkpoint)
-    assert found.levels[first][0].loss == 123.0
+    first, *_ = whole.axes
+    half = Curves({first: Curve(whole.axes[first].order, {len(whole.axes[first].order): 123.0})}, {}, 1000.0)
+    checkpoint.write_text(json.dumps(half.to_json()))
+    found = Survey(graph, examples).measure(checkpoint)
+    assert list(found.axes[first].losses.values()) == [123.0]
     assert found.drops == pytest.approx(whole.drops)
-    assert Sensitivity.from_json(json.loads(checkpoint.read_text())) == found
+    assert found.seconds > 1000
+    assert Curves.from_json(json.loads(checkpoint.read_text())) == found

@@ -4,19 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chipfit.search.solve import InfeasibleError, Item, Problem, binding, exclusive_pairs, least, solve
-
-
-def amount(problem, quantity, levels, dropped):
-    items = problem.quantities[quantity]
-    return sum(item.amounts[tuple(levels[a] for a in item.axes)] for item in items if not item.blocks & dropped)
-
-
-def loss(problem, levels, dropped):
-    return sum(problem.levels[a][i] for a, i in levels.items()) + sum(problem.drops[b] for b in dropped)
+from chipfit.search import parts
+from chipfit.search.program import InfeasibleError
+from chipfit.search.solve import LOSSLESS, Item, Problem, binding, exclusive_pairs, smallest, solve
 
 
 def choices(problem):
@@ -40,18 +33,29 @@ def problems(draw):
     return Problem(levels, drops, {"latency": items, "size": items[:3]}, exclusive)
 
 
-@settings(max_examples=40, deadline=None)
-@given(problems(), st.floats(0.2, 1.0), st.floats(0.2, 1.0))
+@pytest.fixture(params=["by parts", "by products"])
+def way(request, monkeypatch):
+    """Both programs, whatever the problem: with no states allowed none is taken apart."""
+    if request.param == "by products":
+        monkeypatch.setattr(parts, "STATES", 0)
+
+
+NO_FIXTURE = [HealthCheck.function_scoped_fixture]  # the way stays the same for all examples
+
+
+@pytest.mark.usefixtures("way")
+@settings(max_examples=40, deadline=None, suppress_health_check=NO_FIXTURE)
+@given(problem=problems(), latency=st.floats(0.2, 1.0), size=st.floats(0.2, 1.0))
 def test_equals_brute_force(problem, latency, size):
     full = dict.fromkeys(problem.levels, 0)
     limits = {
-        "latency": latency * amount(problem, "latency", full, frozenset()),
-        "size": size * amount(problem, "size", full, frozenset()),
+        "latency": latency * problem.amount("latency", full, frozenset()),
+        "size": size * problem.amount("size", full, frozenset()),
     }
 
     def fitting(tolerance):  # what lies on a limit may or may not pass the solver's own tolerance
         bounds = {quantity: limit * (1 + tolerance) for quantity, limit in limits.items()}
-        return [c for c in choices(problem) if all(amount(problem, q, *c) <= bounds[q] for q in bounds)]
+        return [c for c in choices(problem) if all(problem.amount(q, *c) <= bounds[q] for q in bounds)]
 
     strict, loose = fitting(-1e-6), fitting(1e-6)
     if not loose:
@@ -61,17 +65,30 @@ def test_equals_brute_force(problem, latency, size):
     if not strict:
         return
     found = solve(problem, limits)
-    least_losses = [min(loss(problem, *c) for c in fits) for fits in (loose, strict)]
-    assert least_losses[0] - 1e-3 <= loss(problem, found.levels, found.dropped) <= least_losses[1] + 1e-3
+    least_losses = [min(problem.loss(*c) for c in fits) for fits in (loose, strict)]
+    assert least_losses[0] - 1e-3 <= problem.loss(found.levels, found.dropped) <= least_losses[1] + 1e-3
     for quantity, limit in limits.items():
-        assert amount(problem, quantity, found.levels, found.dropped) <= limit * (1 + 1e-6)
+        assert problem.amount(quantity, found.levels, found.dropped) <= limit * (1 + 1e-6)
 
 
-@settings(max_examples=10, deadline=None)
-@given(problems())
-def test_least_is_the_least(problem):
-    smallest = min(amount(problem, "latency", *choice) for choice in choices(problem))
-    assert least(problem, "latency") == pytest.approx(smallest, abs=1e-4)
+@pytest.mark.usefixtures("way")
+@settings(max_examples=10, deadline=None, suppress_health_check=NO_FIXTURE)
+@given(problem=problems())
+def test_smallest_is_the_smallest(problem):
+    least = min(problem.amount("latency", *choice) for choice in choices(problem))
+    assert smallest(problem, "latency").objective == pytest.approx(least, abs=1e-4)
+
+
+@pytest.mark.usefixtures("way")
+@settings(max_examples=40, deadline=None, suppress_health_check=NO_FIXTURE)
+@given(problem=problems(), bound=st.floats(0.0, 3.0))
+def test_smallest_at_a_loss_equals_brute_force(problem, bound):
+    def least(loss):
+        return min(problem.amount("latency", *choice) for choice in choices(problem) if problem.loss(*choice) <= loss)
+
+    found = smallest(problem, "latency", bound)
+    assert problem.loss(found.levels, found.dropped) <= bound * (1 + 1e-6) + 2 * LOSSLESS
+    assert least(bound * (1 + 1e-6) + 2 * LOSSLESS) - 1e-3 <= found.objective <= least(bound * (1 - 1e-6)) + 1e-3
 
 
 def test_binding_names_the_limit_to_loosen():
@@ -86,3 +103,22 @@ def test_binding_names_the_limit_to_loosen():
 def test_exclusive_pairs_share_nodes():
     nodes = {"layer": frozenset("xyz"), "mlp": frozenset("x"), "attention": frozenset("y")}
     assert exclusive_pairs(nodes) == (("attention", "layer"), ("layer", "mlp"))
+
+
+def test_a_shared_axis_is_fixed_and_the_rest_falls_apart():
+    rng = np.random.default_rng(0)
+    layers = range(8)
+    levels = {"hidden": (0.0, 0.3), **{f"ffn{i}": (0.0, 0.1, 0.2) for i in layers}}
+    items = tuple(Item(("hidden", f"ffn{i}"), frozenset({f"mlp{i}"}), rng.random((2, 3))) for i in layers)
+    problem = Problem(levels, {f"mlp{i}": 1.0 for i in layers}, {"latency": items})
+    found = problem.separated(("latency", "loss"))
+    assert [part.axes for part in found.parts] == [(f"ffn{i}",) for i in layers]
+    assert len(found.states) == 2
+    assert all(0 < len(listed.places) <= 4 for state in found.listed for listed in state)
+
+
+def test_a_problem_without_a_choice_is_solved_too():
+    problem = Problem({}, {}, {"latency": (Item((), frozenset(), np.array(2.0)),)})
+    assert solve(problem, {"latency": 2.5}).objective == 0.0
+    with pytest.raises(InfeasibleError):
+        solve(problem, {"latency": 1.5})

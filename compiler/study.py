@@ -1,0 +1,111 @@
+"""A model as a search sees it, whatever the chip: what may be removed, and what that costs in quality.
+
+Every property is a stage's result, made once and found again after a kill, by a search and a compilation alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from chipfit.frontend.data import Data
+from chipfit.ir import store
+from chipfit.ir.graph import Graph
+from chipfit.passes.base import Inputs, Progress
+from chipfit.passes.factorize import factorized
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.pipeline import Pipeline
+from chipfit.search.curves import Curves
+from chipfit.search.problem import Landscape
+from chipfit.search.sensitivity import Survey
+from chipfit.search.strategies.base import Strategy, Task
+from chipfit.stages import Stages, write_json
+from chipfit.targets.registry import Target
+
+CALIBRATION = 128  # examples on which passes may calibrate
+
+
+@dataclass(frozen=True)
+class Study:
+    """The uncompressed model, its data, and the passes that may be used."""
+
+    teacher: Graph
+    inputs: tuple[Tensor, ...]  # example inputs at the batch to deploy
+    data: Data
+    pipeline: Pipeline
+    stages: Stages
+    progress: Progress
+    seed: int = 0
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """Digests of the model and of the data."""
+        rows = (*self.data.train, *self.data.heldout)
+        tensors = {f"{i}.{j}": tensor for i, row in enumerate(rows) for j, tensor in enumerate(row)}
+        return {"model": store.digest(self.teacher), "data": store.tensors_digest(tensors)}
+
+    @property
+    def batch(self) -> int:
+        return len(self.inputs[0]) if self.teacher.batch else 1
+
+    @property
+    def calibration(self) -> list[Inputs]:
+        return list(self.data.train[:CALIBRATION])
+
+    @cached_property
+    def factored(self) -> Graph:
+        """The teacher with every layer split that `factorize` may split, so that its rank is an axis."""
+        if not self.uses("factorize"):
+            return self.teacher
+
+        def make(folder: Path) -> None:
+            self.progress("factorize", 0.0)
+            store.save(factorized(self.teacher, self.calibration), folder)
+
+        return store.load(self.stages.run("factorize", self.origin, make).folder)
+
+    @cached_property
+    def curves(self) -> Curves:
+        """The sensitivity library, from which every chip takes its levels."""
+        uses = {"narrow": self.uses("prune-axes"), "drop": self.uses("drop-blocks"), "repair": self.uses("compensate")}
+
+        def make(folder: Path) -> None:
+            found = Survey(self.factored, self.data.train, **uses).measure(folder / "checkpoint.json", self.progress)
+            write_json(folder / "result.json", found.to_json())
+
+        given = {**self.origin, "factorize": self.uses("factorize"), **uses}
+        return Curves.from_json(self.stages.run("sensitivity", given, make).json())
+
+    def landscape(self, target: Target, surveyed: bool = True) -> Landscape:
+        """What there is to choose on a chip; not `surveyed`, it has no choice and answers what configurations cost."""
+        curves = self.curves if surveyed else Curves({}, {})
+        sensitivity = curves.offered(target.granularity)
+        return Landscape(self._split, sensitivity, target.cost_model, self.batch, self._plain)
+
+    def strategy(self, cls: type[Strategy], target: Target) -> Strategy:
+        task = Task(
+            teacher=self.teacher,
+            examples=self.data.train,
+            landscape=self.landscape(target, cls.surveyed),
+            granularity=target.granularity,
+            narrow=self.uses("prune-axes"),
+            drop=self.uses("drop-blocks"),
+            seed=self.seed,
+            progress=self.progress,
+        )
+        return cls(task)
+
+    @cached_property
+    def _plain(self) -> Graph:
+        """The teacher as kernels are planned for it."""
+        return folded(self.teacher)
+
+    @cached_property
+    def _split(self) -> Graph:
+        return folded(self.factored)
+
+    def uses(self, name: str) -> bool:
+        return any(one.name == name for one in self.pipeline.passes)
