@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
-from chipfit.codegen.runtime import Library
+from chipfit.codegen.runtime import Library, read_record
 from chipfit.cross.compile import cross_compile
 from chipfit.energy import find_counter, measured_mj
 from chipfit.ir import store
@@ -79,7 +81,7 @@ class Job:
         cost = self.landscape.cost(Configuration())
         latency = self.baseline_ms if self.target.is_host else cost.latency_ms
         energy = {} if cost.energy_mj is None else {"energy": cost.energy_mj}
-        return {"latency": latency, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes, **energy}
+        return {"latency": latency, "memory": self.peak_bytes(self.teacher), "size": cost.weight_bytes, **energy}
 
     @cached_property
     def baseline_ms(self) -> float:
@@ -120,6 +122,14 @@ class Job:
 
         keys = {name: library.key for name, (library, _) in libraries.items()}
         return Pair(**self.stages.run("measure", keys, make).json())
+
+    def peak_bytes(self, graph: Graph) -> int:
+        """What a call of the graph's library holds: weights, inputs, outputs and the arena that was planned."""
+        record = read_record(self.library(graph).folder / "library")
+        ends = (*record["inputs"], *record["outputs"])
+        held = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in ends)
+        cost = self.target.cost_model.cost(self.deployed(graph), batch=self.study.batch)
+        return int(cost.weight_bytes + held + record["arena_bytes"])
 
     def measured_mj(self, graph: Graph) -> float | None:
         """Energy of one call, None where the chip is not here or nothing counts."""
