@@ -48,9 +48,7 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     limits = budget.absolute(baseline)
     cost = strategy.task.landscape.cost(Configuration())
     whole = cost.latency_ms
-    unseen = (
-        baseline["memory"] / cost.peak_memory_bytes
-    )  # images have halos and padding besides
+    unseen = baseline["memory"] / cost.peak_memory_bytes  # images have halos and padding besides
     if "memory" in limits:
         limits["memory"] /= unseen  # from here on in the model's bytes
     ratio = baseline["latency"] / whole if measure else 1.0
