@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 QUICK := factorize,prune-axes,drop-blocks,compensate,distill{seconds=200}
 TYPES := build/types/chipfit
+NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-codegen bench-pruned bench-precision bench-decode data venv clean
+.PHONY: help demo test lint bench bench-codegen bench-pruned bench-precision bench-decode bench-cost data venv clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -45,6 +46,9 @@ bench-precision: $(VENV)/bench.stamp  ## time bfloat16 beside OpenVINO's, into d
 bench-decode: $(VENV)/llama.stamp  ## time a decoding step with weights in fewer bits beside llama.cpp, into docs/benchmarks/decode.md
 	$(BIN)/python benchmarks/decode.py
 
+bench-cost: $(VENV)/run.stamp  ## compare predicted with measured latency, into docs/benchmarks/cost.md
+	$(BIN)/python benchmarks/cost.py
+
 data:  ## fetch Fashion-MNIST (Debian's package) into build/data
 	@bash scripts/fashion-mnist.sh
 
@@ -70,6 +74,7 @@ $(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.lock
 	$(PIP) -r requirements/bench.lock
 	@touch $@
 
+# Without AMX, whose code in 0.3.36 crashes (an illegal instruction, in ggml_backend_amx_mul_mat).
 $(VENV)/llama.stamp: $(VENV)/run.stamp requirements/llama.lock
-	$(PIP) -r requirements/llama.lock
+	CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'" $(PIP) -r requirements/llama.lock
 	@touch $@

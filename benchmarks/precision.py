@@ -1,4 +1,4 @@
-"""Times our libraries in bfloat16 beside OpenVINO in bfloat16 and writes docs/benchmarks/precision.md."""
+"""Times our libraries in bfloat16 and int8 beside OpenVINO in bfloat16 and writes docs/benchmarks/precision.md."""
 
 import os
 import tempfile
@@ -20,13 +20,16 @@ from chipfit.measure import Timing, interleave, paired_ratio
 from chipfit.passes.base import Context
 from chipfit.passes.bfloat16 import Bfloat16
 from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.quantize import Quantize
 from chipfit.peers import openvino, torch_eager, version_of
 from chipfit.targets.registry import get_target
 
+CONVOLUTIONAL = ("benchmarks/models.py:resnet18",)  # whose convolutions have no int8 kernel
 MODELS = ("benchmarks/models.py:resnet18", "minilm", "smollm2")
 THREADS = (1, 2)
 SECONDS = 25.0
-OURS, THEIRS = "chipfit bfloat16", "OpenVINO bfloat16"
+OURS, THEIRS, INT8 = "chipfit bfloat16", "OpenVINO bfloat16", "chipfit int8"
+COLUMNS = ("chipfit float32", OURS, INT8, "OpenVINO float32", THEIRS)
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "precision.md"
 
 
@@ -42,6 +45,10 @@ def timed(source: str, threads: int) -> tuple[Mapping[str, Timing], Mapping[str,
         whole = compile_graph(graph, target, folder / "whole", inputs)
         half = compile_graph(Bfloat16().run(graph, Context(teacher=graph)).graph, target, folder / "half", inputs)
         calls = {"chipfit float32": lambda: whole(*arrays), OURS: lambda: half(*arrays)}
+        if source not in CONVOLUTIONAL:
+            rounded = Quantize(activations=True).run(graph, Context(teacher=graph)).graph
+            int8 = compile_graph(rounded, target, folder / "int8", inputs)
+            calls[INT8] = lambda: int8(*arrays)
         for name, precision in (("OpenVINO float32", "f32"), (THEIRS, "bf16")):
             calls[name] = openvino(module, inputs, threads, folder, precision)
         expected = torch_eager(module, inputs, threads, folder)()
@@ -50,29 +57,32 @@ def timed(source: str, threads: int) -> tuple[Mapping[str, Timing], Mapping[str,
 
 
 def row(source: str, timings: Mapping[str, Timing], errors: Mapping[str, float]) -> str:
-    cells = [f"{t.median_ms:.2f} ({t.best_ms:.2f})" for t in timings.values()]
+    found = {name: f"{t.median_ms:.2f} ({t.best_ms:.2f})" for name, t in timings.items()}
+    cells = [found.get(name, "") for name in COLUMNS]
     ratio = paired_ratio(timings, OURS, THEIRS)
-    mistakes = f"{errors[OURS]:.1e} | {errors[THEIRS]:.1e}"
+    mistakes = " | ".join(f"{errors[name]:.1e}" if name in errors else "" for name in (OURS, INT8, THEIRS))
     return f"| {name_of({'source': source})} | {' | '.join(cells)} | {ratio:.2f} | {mistakes} |"
 
 
 def section(threads: int) -> str:
     results = [(source, *timed(source, threads)) for source in MODELS]
-    columns = ["model", *results[0][1], "ours / theirs, bfloat16", "our error", "their error"]
+    errors = (f"error, {name}" for name in (OURS, INT8, THEIRS))
+    columns = ["model", *COLUMNS, "ours / theirs, bfloat16", *errors]
     head = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     return "\n".join([f"## {threads} thread{'s' * (threads > 1)}", "", *head, *(row(*result) for result in results)])
 
 
 def main() -> None:
     load = os.getloadavg()[0]
-    intro = f"""# bfloat16 beside OpenVINO
+    intro = f"""# bfloat16 and int8 beside OpenVINO
 
 `make bench-precision` on {date.today()}: {processor()}, batch 1, openvino {version_of("openvino")}. Load average before
 it: {load:.1f}.
 
-Both multiply in bfloat16 on AMX; OpenVINO keeps activations in bfloat16 too, ours stay float32 between layers. All run
-interleaved in one process; milliseconds are medians, the best in brackets; the ratio is the median over rounds. Errors
-are the largest difference from torch in float32, relative to the outputs' scale."""
+Both multiply in bfloat16 on AMX; OpenVINO keeps activations in bfloat16 too, ours stay float32 between layers. Our int8
+multiplies rows of activations, rounded as they come, by int8 weights, in linear layers alone. All run interleaved in
+one process; milliseconds are medians, the best in brackets; the ratio is the median over rounds. Errors are the largest
+difference from torch in float32, relative to the outputs' scale."""
     text = "\n\n".join([intro, *(section(threads) for threads in THREADS)]) + "\n"
     PAGE.write_text(text, encoding="utf-8")
     print(text)

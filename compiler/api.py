@@ -25,6 +25,7 @@ from chipfit.search.strategies.registry import get_strategy
 from chipfit.stages import Stages
 from chipfit.study import Study
 from chipfit.targets.registry import HOST, get_target
+from chipfit.tune import Tuning
 
 DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=900}"
 DEFAULT_STRATEGY = "knapsack"
@@ -42,19 +43,24 @@ def compile(  # noqa: A001
     strategy: str = DEFAULT_STRATEGY,
     out: str | Path = "build/artifact",
     fresh: bool = False,
+    tune: bool = False,
+    trials: int = 0,
     progress: Progress = silent,
 ) -> Artifact:
     """The model compressed to `budget` (as `latency=50%`) on `target`, compiled, measured and written to `out`.
 
     The example inputs are batch first, at the batch to deploy. `data` is a DATA text, or a mapping with `train` and
     `heldout` (input tuples) and perhaps a `metric`; without it inputs are made up. `keep` is the least part of the
-    teacher's quality, as `94%`. Raises UserError, and InfeasibleBudgetError for a budget that nothing meets.
+    teacher's quality, as `94%`. `tune` times a few tiles of every kernel, `trials` so many of TVM's schedules of each
+    function that no generator of ours makes; both take minutes. Raises UserError, and InfeasibleBudgetError for a
+    budget that nothing meets.
     """
     inputs = tuple(example_inputs)
     given = as_data(data, inputs, "data") if isinstance(data, Data | Mapping) else None
     source = Source(type(model).__name__, model, inputs, (lambda: given) if given else None)
     text = data if isinstance(data, str) else None
-    return _compile(lambda: source, target, budget, keep, text, passes, strategy, Path(out), fresh, progress)
+    load, tuning = (lambda: source), Tuning(tune, trials)
+    return _compile(load, target, budget, keep, text, passes, strategy, Path(out), fresh, tuning, progress)
 
 
 def compile_source(
@@ -68,12 +74,13 @@ def compile_source(
     strategy: str = DEFAULT_STRATEGY,
     out: str | Path = "build/artifact",
     fresh: bool = False,
+    tune: bool = False,
+    trials: int = 0,
     progress: Progress = silent,
 ) -> Artifact:
     """`compile` for the model that SOURCE names, on the data that DATA names or else on the source's own."""
-    return _compile(
-        lambda: load_source(source), target, budget, keep, data, passes, strategy, Path(out), fresh, progress
-    )
+    load, tuning = (lambda: load_source(source)), Tuning(tune, trials)
+    return _compile(load, target, budget, keep, data, passes, strategy, Path(out), fresh, tuning, progress)
 
 
 def _compile(
@@ -86,15 +93,17 @@ def _compile(
     strategy: str,
     out: Path,
     fresh: bool,
+    tuning: Tuning,
     progress: Progress,
 ) -> Artifact:
     limits = parse_budget([budget] if isinstance(budget, str) else budget)
     share, pipeline, chip = parse_share(keep) if keep else None, parse(passes), get_target(target)
     approach = get_strategy(strategy, pipeline)
-    if not (chip.is_host or chip.profile.triple):
+    if not (chip.is_host or (chip.family == "cpu" and chip.profile.triple)):
         raise UserError(f"chipfit can cost {chip.name} but not compile for it yet: name a CPU, as {HOST}.")
+    tuning.check(chip)
     study, made_from = studied(load, data, pipeline, workplace(out, fresh), progress)
-    job = Job(study, calibrated(chip, progress), limits, approach)
+    job = Job(study, calibrated(chip, progress), limits, approach, tuning)
     return finish(job, made_from, share, out)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from chipfit.artifact import MANIFEST, Artifact
-from chipfit.codegen import Library, compile_graph
+from chipfit.codegen import Library
 from chipfit.codegen.check import probe
+from chipfit.codegen.library import compile_graph
 from chipfit.codegen.runtime import Array
+from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import load_source
 from chipfit.ir import store
@@ -25,6 +27,7 @@ from chipfit.passes.base import Progress, silent
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
 from chipfit.targets.registry import get_target
+from chipfit.tune import AS_RANKED, Tuning
 
 OURS = "chipfit"
 SECONDS = 10.0  # of timing
@@ -46,17 +49,18 @@ def bench_model(
     progress: Progress = silent,
     seconds: float = SECONDS,
     threads: int | None = None,
+    tuning: Tuning = AS_RANKED,
 ) -> dict[str, Any]:
     """Times ARTIFACT, or SOURCE compiled as it is for this machine, beside the runtimes named in `against`.
 
-    All run on `threads` threads, one for each core unless told. `rows` hold, per runtime, `best_ms`,
-    `median_ms` and `max_abs_error`: the largest difference from torch's output.
+    All run on `threads` threads, one for each core unless told. `rows` hold, per runtime, `best_ms`, `median_ms` and
+    `max_abs_error`: the largest difference from torch's output.
     Raises UserError for a runtime that is unknown or not installed.
     """
     check_installed(against)
     with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
         progress("compiling", 0.0)
-        subject = load_subject(text, Path(folder), threads)
+        subject = load_subject(text, Path(folder), threads, tuning, progress)
         calls, expected = callables(subject, against, Path(folder), progress)
         errors = {name: max_error(call(), expected) for name, call in calls.items()}
         progress(f"timing {', '.join(calls)}", 0.0)
@@ -70,10 +74,12 @@ def row(name: str, timing: Timing, error: float) -> dict[str, Any]:
     return {"runtime": name, "best_ms": timing.best_ms, "median_ms": timing.median_ms, "max_abs_error": error}
 
 
-def load_subject(text: str, folder: Path, threads: int | None = None) -> Subject:
+def load_subject(text: str, folder: Path, threads: int | None, tuning: Tuning, progress: Progress) -> Subject:
     """An artifact's own library and graph, or SOURCE imported, its batch norms folded, and compiled."""
     place = Path(text)
     if (place / MANIFEST).is_file():
+        if tuning != AS_RANKED:
+            raise UserError(f"{text} is compiled already: tune it with the `chipfit compile` that makes it.")
         Artifact.open(place)
         return Subject(text, store.load(place), Library.load(place, place / store.STATE, threads))
     source = load_source(text)
@@ -81,7 +87,8 @@ def load_subject(text: str, folder: Path, threads: int | None = None) -> Subject
     graph = rebatch(graph, len(source.example_inputs[0])) if can_rebatch(graph) else graph
     host = get_target("host")
     target = host.with_cores(threads) if threads else host
-    return Subject(text, graph, compile_graph(graph, target, folder / "library"))
+    effort = tuning.effort(graph, target, probe(graph), progress)
+    return Subject(text, graph, compile_graph(graph, target, folder / "library", effort=effort))
 
 
 def callables(

@@ -37,7 +37,7 @@ from chipfit.targets.calibrate import Calibration, Sample, cache_folder, fit, to
 from chipfit.targets.cost import full_plan
 from chipfit.targets.cpu import CALL, INPUT, WATCH, Amounts, amounts, terms_of
 from chipfit.targets.detect import identity
-from chipfit.targets.profile import read_folder, read_profile
+from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
 
 ROUNDS = 3  # passes over all probes: each kernel is timed at moments far apart, and its best one counts

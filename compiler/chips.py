@@ -12,7 +12,7 @@ from chipfit.decoding import TokenLine, tokens
 from chipfit.ir.graph import Graph
 from chipfit.targets.cost import Cost, LayerCost
 from chipfit.targets.energy import STATUS as ENERGY_STATUS
-from chipfit.targets.registry import Target, get_target, target_names
+from chipfit.targets.registry import Target, all_targets
 
 MEMORY = "memory_size"
 
@@ -57,7 +57,7 @@ class ChipLine:
 
 def over_chips(graph: Graph) -> tuple[ChipLine, ...]:
     """The graph, ready to deploy, on every chip; figures of chips that nobody timed are uncalibrated."""
-    return tuple(on_chip(graph, recalled(get_target(name))) for name in target_names())
+    return tuple(on_chip(graph, recalled(target)) for target in all_targets())
 
 
 def on_chip(graph: Graph, target: Target) -> ChipLine:
@@ -105,12 +105,16 @@ def chips_json(chips: Sequence[ChipLine], layers: int) -> dict[str, Any]:
 
 
 def slowest_layers(chips: Iterable[ChipLine], count: int) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """(layer, limit -> chips) for the layers with the largest mean share of the latency over all chips."""
+    """(layer, limit -> chips) for the layers with the largest share of the latency over all chips.
+
+    Layers that differ in their numbers alone count as one, `model.layers.*.mlp`, perhaps with several limits on a chip.
+    """
     shares: dict[str, float] = {}
-    limits: dict[str, dict[str, list[str]]] = {}
+    limits: dict[str, dict[str, dict[str, None]]] = {}
     for chip in chips:
         for layer in chip.layers:
-            shares[layer.name] = shares.get(layer.name, 0.0) + layer.share
-            limits.setdefault(layer.name, {}).setdefault(layer.limit, []).append(chip.target)
+            name = ".".join("*" if part.isdigit() else part for part in layer.name.split("."))
+            shares[name] = shares.get(name, 0.0) + layer.share
+            limits.setdefault(name, {}).setdefault(layer.limit, {})[chip.target] = None
     for name in sorted(shares, key=lambda name: -shares[name])[:count]:
-        yield name, limits[name]
+        yield name, {limit: list(found) for limit, found in limits[name].items()}

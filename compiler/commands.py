@@ -22,7 +22,16 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--target", default=HOST, show_default=True, help="A chip of `chipfit targets list`.")(command)
+    help_ = "A chip of `chipfit targets list`, or a chip's TOML file."
+    return click.option("--target", default=HOST, show_default=True, help=help_)(command)
+
+
+def tune_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    tune = click.option("--tune", is_flag=True, help="Time some tiles of every kernel; takes minutes, once.")
+    trials = click.option(
+        "--tune-stock", "trials", default=0, metavar="TRIALS", help="Let TVM search for what it lowers."
+    )
+    return tune(trials(command))
 
 
 def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,6 +64,7 @@ def chipfit() -> None:
 @click.option("--strategy", metavar="NAME", help="What chooses: knapsack if not told, or a published method.")
 @click.option("--out", type=FOLDER, default=Path("build/artifact"), show_default=True, help="The artifact's folder.")
 @click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")
+@tune_option
 @json_option
 def compile_(
     source: str, budgets: tuple[str, ...], as_json: bool, passes: str | None, strategy: str | None, **options: Any
@@ -140,14 +150,17 @@ def run(artifact: Path, file: Path | None, output: Path | None, as_json: bool) -
 @click.argument("model", metavar="ARTIFACT|SOURCE")
 @click.option("--against", default="torch", show_default=True, metavar="NAMES", help="Of onnxruntime,openvino,torch.")
 @click.option("--threads", type=click.IntRange(1), help="For all alike; one for each core if not told.")
+@tune_option
 @json_option
-def bench(model: str, against: str, threads: int | None, as_json: bool) -> None:
+def bench(model: str, against: str, threads: int | None, tune: bool, trials: int, as_json: bool) -> None:
     """Time an ARTIFACT, or SOURCE compiled as it is, beside other runtimes in one interleaved run."""
     from chipfit.bench import bench_model
     from chipfit.progress import shown
+    from chipfit.tune import Tuning
 
     with shown() as progress:
-        result = bench_model(model, [name for name in against.split(",") if name], progress, threads=threads)
+        names, tuning = [name for name in against.split(",") if name], Tuning(tune, trials)
+        result = bench_model(model, names, progress, threads=threads, tuning=tuning)
     if as_json:
         print_json(result)
     else:
@@ -194,14 +207,13 @@ def targets() -> None:
 def list_targets(as_json: bool) -> None:
     """List every chip, its family, and whether its costs are calibrated."""
     from chipfit.calibration import recalled
-    from chipfit.targets.registry import get_target, target_names
+    from chipfit.targets.registry import all_targets
 
-    found = [recalled(get_target(name)) for name in target_names()]
-    rows = [{"name": target.name, "family": target.family, "status": target.status} for target in found]
+    found = [recalled(target) for target in all_targets()]
     if as_json:
-        print_json(rows)
+        print_json([{"name": target.name, "family": target.family, "status": target.status} for target in found])
     else:
-        display.table("Targets", rows)
+        display.targets(found)
 
 
 @targets.command("show")
@@ -223,17 +235,17 @@ def show_target(name: str, as_json: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def validate_target(file: Path, as_json: bool) -> None:
-    """Check a chip's TOML FILE."""
-    from chipfit.targets.profile import check_complete, read_folder, read_profile
-    from chipfit.targets.registry import FOLDERS
+    """Check the TOML FILE of a chip or a family."""
+    from chipfit.targets.reading import is_family, read_family
+    from chipfit.targets.registry import Target, read_target
+    from chipfit.targets.toml_file import read_toml
 
-    families, _ = read_folder(FOLDERS)
-    profile = read_profile(file, families)
-    check_complete(profile, families[profile.family])
+    found = read_family(file) if is_family(read_toml(file)) else read_target(file)
+    kind = f"{found.family} chip" if isinstance(found, Target) else "family"
     if as_json:
-        print_json({"file": str(file), "name": profile.name, "ok": True})
+        print_json({"file": str(file), "name": found.name, "ok": True})
     else:
-        click.echo(f"{file} is a valid {profile.family} chip, {profile.name}.")
+        click.echo(f"{file} is a valid {kind}, {found.name}.")
 
 
 @targets.command("calibrate")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chipfit.passes.base import Pass
     from chipfit.targets.calibrate import Calibration
     from chipfit.targets.profile import Profile
+    from chipfit.targets.registry import Target
 
 SHOWN = 12  # lines of a long list
 DIGITS = "+-0123456789"  # how a cell that holds a number begins
@@ -62,7 +63,7 @@ def explanation(found: Explanation) -> None:
         f"{report.millijoules(cost.energy_mj)} ({ENERGY_STATUS})."
     )
     if found.tokens:
-        say(_speed(found.tokens))
+        say(f"{_length(found.tokens)} {found.tokens.tokens_per_second:.3g} tokens a second.")
     axes = [(axis.name, axis.kind, str(axis.size), str(axis.step), str(len(axis.members))) for axis in found.axes]
     show(_cut("Axes that can be pruned", ("axis", "kind", "size", "step", "dimensions"), axes))
     blocks = [(block.name, block.kind, f"{block.parameters:,}") for block in found.blocks]
@@ -80,19 +81,19 @@ def explanation(found: Explanation) -> None:
 def comparison(found: Comparison) -> None:
     from chipfit.chips import chips_json
 
-    say(f"{found.source}: {found.parameters / 1e6:.1f} M parameters, {found.flops / 1e9:.2f} GFLOP.")
+    weights = report.megabytes(found.chips[0].cost.weight_bytes)
+    say(f"{found.source}: {found.parameters / 1e6:.1f} M parameters, {weights}, {found.flops / 1e9:.2f} GFLOP.")
+    if found.chips[0].tokens:
+        say(_length(found.chips[0].tokens))
     for one in report.chip_tables(chips_json(found.chips, SHOWN)):
         show(one)
 
 
-def _speed(tokens: TokenLine) -> str:
+def _length(tokens: TokenLine) -> str:
     if tokens.step == "prefill":
-        return f"It reads {tokens.context} tokens at once: {tokens.tokens_per_second:.3g} tokens a second."
+        return f"It reads {tokens.context} tokens at once."
     held = report.megabytes(tokens.cache_bytes)
-    return (
-        f"It makes one token with {tokens.context} positions in its cache ({held} of keys and values): "
-        f"{tokens.tokens_per_second:.3g} tokens a second."
-    )
+    return f"It makes one token with {tokens.context} positions in its cache, {held} of keys and values."
 
 
 def fronts(found: Fronts) -> None:
@@ -139,13 +140,24 @@ def bench(result: Mapping[str, Any]) -> None:
     show(report.timing_table(title, result["rows"]))
 
 
+def targets(found: Sequence[Target]) -> None:
+    """Every chip with what it is. Whether its costs are calibrated is said below the table, since few are."""
+    rows = [(target.name, target.family, target.profile.summary) for target in found]
+    show(TextTable(f"Targets ({len(rows)})", ("name", "family", "what it is"), tuple(rows)))
+    calibrated = ", ".join(target.name for target in found if target.status == "calibrated") or "none"
+    say(f"Calibrated: {calibrated}. The costs of a chip that isn't are uncalibrated: estimates from its figures.")
+
+
 def profile_json(chip: Profile) -> dict[str, Any]:
     figures = {name: {key: getattr(f, key) for key in ("value", "unit", "source", "status")} for name, f in _all(chip)}
-    return {"name": chip.name, "family": chip.family, "summary": chip.summary, "figures": figures}
+    header = {key: getattr(chip, key) for key in ("name", "family", "summary", "triple", "arch")}
+    return {**header, "figures": figures}
 
 
 def profile(chip: Profile) -> None:
     say(f"{chip.name} ({chip.family}): {chip.summary}")
+    if chip.triple:
+        say(f"LLVM compiles for it as {chip.triple}, {chip.arch}.")
     rows = tuple((name, f"{f.value:g}", f.unit, f.status, f.source) for name, f in _all(chip))
     show(TextTable("Figures", ("figure", "value", "unit", "status", "source"), rows))
 

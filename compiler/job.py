@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
-from chipfit.codegen.runtime import Library
+from chipfit.codegen.runtime import Library, read_record
 from chipfit.cross.compile import cross_compile
 from chipfit.energy import find_counter, measured_mj
 from chipfit.ir import store
@@ -30,6 +32,7 @@ from chipfit.search.strategies.base import Strategy
 from chipfit.stages import Done, Stages, write_json
 from chipfit.study import Study
 from chipfit.targets.registry import Target
+from chipfit.tune import AS_RANKED, Tuning
 
 MEASURED_SECONDS = 8.0  # for one interleaved comparison of two libraries
 
@@ -51,6 +54,7 @@ class Job:
     target: Target
     budget: Budget
     approach: type[Strategy]
+    tuning: Tuning = AS_RANKED
 
     @property
     def teacher(self) -> Graph:
@@ -77,7 +81,7 @@ class Job:
         cost = self.landscape.cost(Configuration())
         latency = self.baseline_ms if self.target.is_host else cost.latency_ms
         energy = {} if cost.energy_mj is None else {"energy": cost.energy_mj}
-        return {"latency": latency, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes, **energy}
+        return {"latency": latency, "memory": self.peak_bytes(self.teacher), "size": cost.weight_bytes, **energy}
 
     @cached_property
     def baseline_ms(self) -> float:
@@ -107,6 +111,7 @@ class Job:
             "limits": self.budget.absolute(self.baseline),
             "chip": self.chip,
             "seed": self.study.seed,
+            **asdict(self.tuning),
         }
         return Choice.from_json(self.stages.run("choice", given, make).json())
 
@@ -139,6 +144,14 @@ class Job:
         keys = {name: library.key for name, (library, _) in libraries.items()}
         return Pair(**self.stages.run("measure", keys, make).json())
 
+    def peak_bytes(self, graph: Graph) -> int:
+        """What a call of the graph's library holds: weights, inputs, outputs and the arena that was planned."""
+        record = read_record(self.library(graph).folder / "library")
+        ends = (*record["inputs"], *record["outputs"])
+        held = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in ends)
+        cost = self.target.cost_model.cost(self.deployed(graph), batch=self.study.batch)
+        return int(cost.weight_bytes + held + record["arena_bytes"])
+
     def measured_mj(self, graph: Graph) -> float | None:
         """Energy of one call, None where the chip is not here or nothing counts."""
         counter = find_counter(self.target.family) if self.target.is_host else None
@@ -158,12 +171,15 @@ class Job:
 
         def make(folder: Path) -> None:
             self.study.progress("compiling", 0.0)
-            make_library = compile_graph if self.target.is_host else cross_compile
-            make_library(deployed, self.target, folder / "library")
+            if not self.target.is_host:
+                cross_compile(deployed, self.target, folder / "library")
+                return
+            effort = self.tuning.effort(deployed, self.target, self.study.inputs, self.study.progress)
+            compile_graph(deployed, self.target, folder / "library", effort=effort)
 
         inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
         chip = {"cpu": repr(self.target.cpu), "llvm": [self.target.profile.triple, self.target.profile.arch]}
-        return self.stages.run("library", {**inputs, **chip}, make)
+        return self.stages.run("library", {**inputs, **chip, **asdict(self.tuning)}, make)
 
     def deployed(self, graph: Graph) -> Graph:
         ready = folded(graph)

@@ -96,8 +96,8 @@ def chip_tables(chips: Mapping[str, Any] | None) -> list[TextTable]:
 
 
 def chip_table(chips: Sequence[Mapping[str, Any]]) -> TextTable:
-    """Latency and energy say for themselves that they are uncalibrated wherever nothing was measured."""
-    columns = ("chip", "latency", "95% within", "peak memory", "weights", "energy, uncalibrated", "limited by")
+    """Latencies say for themselves where nothing was measured; of energies that holds everywhere."""
+    columns = ("chip", "latency", "memory", "energy, uncalibrated", "limited by")
     spoken = any(chip["tokens"] for chip in chips)
     rows = tuple((*_chip_row(chip), *((_tokens(chip),) if spoken else ())) for chip in chips)
     return TextTable("On every chip", (*columns, "tokens/s") if spoken else columns, rows)
@@ -105,18 +105,19 @@ def chip_table(chips: Sequence[Mapping[str, Any]]) -> TextTable:
 
 def _chip_row(chip: Mapping[str, Any]) -> tuple[str, ...]:
     cost = chip["cost"]
-    interval = " to ".join(map(milliseconds, cost["interval_ms"])) if cost["interval_ms"] else cost["status"]
+    interval = (
+        f"{' to '.join(map(milliseconds, cost['interval_ms']))} at 95%" if cost["interval_ms"] else cost["status"]
+    )
     memory = megabytes(cost["peak_memory_bytes"])
     if not chip["fits"]:
         memory += f", more than its {megabytes(chip['memory_bytes'])}"
     energy = millijoules(cost["energy_mj"]) + ("" if chip["energy_process"] else " at 45 nm")
     limits = ", ".join(f"{limit} {share:.0%}" for limit, share in chip["limits"].items() if share >= LEAST_SHARE)
-    weights = megabytes(cost["weight_bytes"])
-    return chip["target"], milliseconds(cost["latency_ms"]), interval, memory, weights, energy, limits
+    return chip["target"], f"{milliseconds(cost['latency_ms'])}, {interval}", memory, energy, limits
 
 
 def _tokens(chip: Mapping[str, Any]) -> str:
-    return f"{chip['tokens']['tokens_per_second']:.3g}" if chip["tokens"] else ""
+    return _short(chip["tokens"]["tokens_per_second"]) if chip["tokens"] else ""
 
 
 def limit_table(layers: Sequence[Mapping[str, Any]]) -> TextTable:
@@ -130,15 +131,19 @@ def _seconds(one: Mapping[str, Any]) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g} ms"
+    return "" if value is None else f"{_short(value)} ms"
 
 
 def megabytes(value: float | None) -> str:
-    return "" if value is None else f"{value / 1e6:.3g} MB"
+    return "" if value is None else f"{_short(value / 1e6)} MB"
 
 
 def millijoules(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g} mJ"
+    return "" if value is None else f"{_short(value)} mJ"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def timing_table(title: str, rows: Sequence[Mapping[str, Any]]) -> TextTable:

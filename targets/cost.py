@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Protocol
 
 from chipfit.ir.apply import can_rebatch, drop
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.graph import Graph
+from chipfit.ir.graph import Graph, Value
 from chipfit.ir.kernels import Kernel, Work, at, kernels, work
 from chipfit.ir.memo import per_graph
 from chipfit.ir.shapes import Shapes, replacements, what_if
@@ -27,7 +28,9 @@ from chipfit.targets.memory import (
 )
 
 Interval = tuple[float, float]
-Key = tuple[int | None, ...]  # a batch and the sizes of some axes, None where they are as in the graph
+BATCH = ""  # stands for the batch among the names of axes
+Sizes = Mapping[str, int | None]  # of the batch and of axes, None where they are as in the graph
+Key = Callable[[Sizes], Hashable]  # the sizes that something depends on
 MULTIPLYING = ("matmul", "attention", "conv", "depthwise")  # kinds of kernels around one node
 
 
@@ -110,9 +113,10 @@ class Question:
         return what_if(self.graph, self.configuration, self.batch)
 
     @cached_property
-    def size(self) -> Mapping[str, int]:
-        """Axis -> its size where it is narrowed."""
-        return {axis: len(kept) for axis, kept in self.configuration.widths.items()}
+    def sizes(self) -> Sizes:
+        """Axis -> its size where it is narrowed, else None."""
+        narrowed = {axis: len(kept) for axis, kept in self.configuration.widths.items()}
+        return {BATCH: self.batch, **dict.fromkeys(analyse(self.graph).axes), **narrowed}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +140,11 @@ class CostModel:
         """
         asked = Question.of(graph, configuration, batch)
         plan = self._planned(asked)
-        layers = tuple(layer for _, _, layer in plan)
+        layers = tuple([layer for _, _, layer in plan])
         held, weights = _buffers(asked, plan), _weights(asked)
-        inputs = sum(held.size[value.name] for value in graph.forward.inputs)
-        latency = math.fsum(layer.latency_ms for layer in layers) + self.model.call_ms(inputs)
-        energy = math.fsum(layer.energy_mj or 0.0 for layer in layers) if self.energy else None
+        inputs = int(held.bytes[: len(graph.forward.inputs)].sum())
+        latency = math.fsum([layer.latency_ms for layer in layers]) + self.model.call_ms(inputs)
+        energy = math.fsum([layer.energy_mj or 0.0 for layer in layers]) if self.energy else None
         memory = weights + held.peak
         return Cost(latency, self.model.interval(latency), memory, weights, energy, self.status, layers)
 
@@ -157,13 +161,12 @@ class CostModel:
             return [self._layer(kernel, asked.shapes) for kernel in kernels(rest)]
         plan = kernel_axes(asked.graph)
         tables = _known(asked.graph).setdefault(self, [{} for _ in plan])
-        found, size = [], asked.size.get
-        for (kernel, axes), table in zip(plan, tables, strict=True):
-            key = (asked.batch, *map(size, axes))
-            layer = table.get(key)
-            if layer is None:
-                layer = table[key] = self._layer(kernel, asked.shapes)
-            found.append(layer)
+        found = []
+        for (kernel, key_of), table in zip(plan, tables, strict=True):
+            key = key_of(asked.sizes)
+            if key not in table:
+                table[key] = self._layer(kernel, asked.shapes)
+            found.append(table[key])
         return found
 
     def _layer(self, kernel: Kernel, shapes: Shapes) -> tuple[Kernel, Work, LayerCost]:
@@ -194,40 +197,40 @@ def _values(kernel: Kernel) -> tuple[str, ...]:
 
 
 @per_graph
-def kernel_axes(graph: Graph) -> tuple[tuple[Kernel, tuple[str, ...]], ...]:
-    """The kernels of the whole graph, each with the axes whose sizes its work depends on."""
+def kernel_axes(graph: Graph) -> tuple[tuple[Kernel, Key], ...]:
+    """The kernels of the whole graph, each with the sizes of the axes that its work depends on."""
     analysis = analyse(graph)
     plan = full_plan(graph)
     axes = [set[str]().union(*map(analysis.axes_of, values)) for _, values in plan]
-    return tuple((kernel, tuple(sorted(found))) for (kernel, _), found in zip(plan, axes, strict=True))
+    return tuple((kernel, itemgetter(BATCH, *found)) for (kernel, _), found in zip(plan, axes, strict=True))
 
 
 @per_graph
-def _known(graph: Graph) -> dict[CostModel, list[dict[Key, tuple[Kernel, Work, LayerCost]]]]:
+def _known(graph: Graph) -> dict[CostModel, list[dict[Hashable, tuple[Kernel, Work, LayerCost]]]]:
     """For each kernel what it costs at sizes that were asked about before."""
     return {}
 
 
 @per_graph
-def _weights_known(graph: Graph) -> dict[tuple[str, ...], dict[Key, int]]:
+def _weights_known(graph: Graph) -> list[tuple[Key, tuple[Value, ...], dict[Hashable, int]]]:
     """For the parameters with the same axes their bytes at sizes that were asked about before."""
-    return {axes: {} for axes in parameters_by_axes(graph)}
+    return [(itemgetter(BATCH, *axes), values, {}) for axes, values in parameters_by_axes(graph).items()]
 
 
 def _buffers(asked: Question, plan: Planned) -> Buffers:
-    held = [(kernel, amount) for kernel, amount, _ in plan]
-    dropped = asked.configuration.dropped
-    known = lifetimes(asked.graph.forward, [kernel for kernel, _ in held]) if dropped else whole_lifetimes(asked.graph)
-    return buffers(asked.graph.forward, asked.batch, held, known)
+    entry = asked.graph.forward
+    known = lifetimes(entry, [kernel for kernel, _, _ in plan]) if asked.configuration.dropped else None
+    work = [amount for _, amount, _ in plan]
+    return buffers(entry, asked.batch, work, known or whole_lifetimes(asked.graph))
 
 
 def _weights(asked: Question) -> int:
     if asked.configuration.dropped:
         return weight_bytes(asked.graph, asked.shapes, asked.shapes.alive)
-    total, size = 0, asked.size.get
-    for axes, table in _weights_known(asked.graph).items():
-        key = tuple(map(size, axes))
+    total = 0
+    for key_of, values, table in _weights_known(asked.graph):
+        key = key_of(asked.sizes)
         if key not in table:
-            table[key] = sum(bytes_of(value, asked.shapes) for value in parameters_by_axes(asked.graph)[axes])
+            table[key] = sum(bytes_of(value, asked.shapes) for value in values)
         total += table[key]
     return total

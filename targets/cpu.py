@@ -22,6 +22,8 @@ from chipfit.targets.products import products
 from chipfit.targets.profile import Profile
 from chipfit.targets.tiles import (
     FEW_CHANNELS,
+    HALF_BLOCK,
+    QUAD,
     STORE_STEPS,
     Tile,
     attention_cycles,
@@ -29,6 +31,7 @@ from chipfit.targets.tiles import (
     candidates,
     conv_tile,
     depthwise_tile,
+    dot_step_cycles,
     lanes,
     matmul_tile,
     matrix_unit_conv_cycles,
@@ -48,7 +51,8 @@ CALL, INPUT, WATCH = "call_time", "input_byte_time", "watch_time"
 # Cycles of a vector's exponential, two operations each: the 19 of codegen's polynomial. The other functions are alike.
 FUNCTION_CYCLES = 9.5
 
-MATRIX_UNIT = "bf16_mac_per_cycle"
+# Figures that few chips have: of a core's matrix unit and of its vectors.
+UNITS = ("bf16_mac_per_cycle", "matrix_int8_mac_per_cycle", "int8_mac_per_cycle", "fp16_flop_per_cycle")
 
 Amounts = Mapping[str, float]
 Number = TypeVar("Number", float, np.ndarray)
@@ -64,13 +68,17 @@ class Cpu:
     l2_bytes: int
     threads: int
     bf16_macs: int = 0  # multiply-adds a cycle of a core's matrix unit
+    matrix_int8_macs: int = 0  # likewise
+    int8_macs: int = 0  # of its vectors
+    fp16_flops: int = 0  # likewise, a multiply-add counting two
+    machine: str = ""  # the first part of LLVM's triple
 
 
 def shape_of(profile: Profile) -> Cpu:
     names = ("vector_bits", "vector_registers", "l1_size", "l2_size", "cores")
     bits, registers, l1, l2, cores = (int(profile.si(name)) for name in names)
-    unit = int(profile.si(MATRIX_UNIT)) if MATRIX_UNIT in profile.figures else 0
-    return Cpu(bits, registers, l1, l2, cores, unit)
+    bf16, matrix_int8, int8, fp16 = (int(profile.si(name)) if name in profile.figures else 0 for name in UNITS)
+    return Cpu(bits, registers, l1, l2, cores, bf16, matrix_int8, int8, fp16, profile.triple.split("-")[0])
 
 
 def terms_of(figures: Mapping[str, object]) -> tuple[str, ...]:
@@ -196,11 +204,20 @@ Parts = tuple[tuple[int, int], ...]  # (count, size)
 @lru_cache(maxsize=65536)
 def _matmul_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
-    stored = "bfloat16" if d.get("narrow") else "float32"
-    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"], stored)
+    names = {"rounded": "int8", "narrow": "bfloat16", "half": "float16"}
+    stored = next((stored for name, stored in names.items() if d.get(name)), "float32")
+    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], d["batch"], stored, bool(d.get("rounded")))
     if tile.unit == "amx":
-        return matrix_unit_cycles(cpu, d["m"], d["n"], d["k"])
-    return (d["k"] + STORE_STEPS) * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
+        return matrix_unit_cycles(cpu, d["m"], d["n"], d["k"], rounded=bool(d.get("rounded")))
+    steps = matmul_steps(cpu, tile, d["k"]) + STORE_STEPS
+    return steps * product_cycles(cpu, tile, (d["batch"], d["m"], 1), d["n"], groups=1)
+
+
+def matmul_steps(cpu: Cpu, tile: Tile, k: int) -> float:
+    """Steps along k, in what one of float32 takes."""
+    if tile.unit == "half":
+        return k + STORE_STEPS * math.ceil(k / HALF_BLOCK)
+    return k if tile.unit == "vector" else math.ceil(k / QUAD) * dot_step_cycles(cpu)
 
 
 @lru_cache(maxsize=65536)

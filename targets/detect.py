@@ -9,8 +9,10 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -28,13 +30,13 @@ def detect_host(base: Profile) -> Profile:
     figures = {
         **base.figures,
         **_unit_figures(),
-        **_vector_figures(_cpu_field("flags", "Features").split()),
+        **_vector_figures(_features()),
         **_cache_figures(),
         **_probe(threads),
     }
     figures["cores"] = Figure(threads, "core", "affinity, control group and topology of this process", "measured")
     system = {"triple": codegen.llvm_get_system_triple(), "arch": codegen.llvm_get_system_cpu()}
-    return Profile(base.name, base.family, _cpu_field("model name") or platform.machine(), figures, **system)
+    return replace(base, summary=_cpu_field("model name") or platform.machine(), figures=figures, **system)
 
 
 def identity() -> str:
@@ -68,7 +70,7 @@ def _cpu_field(*names: str) -> str:
     return match.group(2) if match else ""
 
 
-def _vector_figures(features: list[str]) -> Mapping[str, Figure]:
+def _vector_figures(features: frozenset[str]) -> Mapping[str, Figure]:
     """Width and number of vector registers by the instruction set (Intel SDM volume 1, Arm ARM)."""
     if platform.machine() in ("aarch64", "arm64"):
         bits, registers, name = 128, 32, "Advanced SIMD"
@@ -87,13 +89,41 @@ def _vector_figures(features: list[str]) -> Mapping[str, Figure]:
 
 def has_amx() -> bool:
     """Whether this processor multiplies tiles of bfloat16."""
-    return {"amx_tile", "amx_bf16"} <= set(_cpu_field("flags").split())
+    return {"amx_tile", "amx_bf16"} <= _features()
+
+
+def has_int8() -> bool:
+    """Whether this processor multiplies tiles of int8, and vectors of them."""
+    return {"amx_tile", "amx_int8", "avx512_vnni"} <= _features()
+
+
+def _features() -> frozenset[str]:
+    return frozenset(_cpu_field("flags", "Features").split())
 
 
 def _unit_figures() -> Mapping[str, Figure]:
-    """TDPBF16PS starts every 16 cycles (Intel 64 and IA-32 Optimization Reference Manual, chapter on AMX)."""
-    source = "16 x 16 x 32 in 16 cycles, Intel's optimization manual; the unit from the processor's features"
-    return {"bf16_mac_per_cycle": Figure(512, "MAC/cycle", source, "derived")} if has_amx() else {}
+    """TDPBF16PS and TDPBUSD start every 16 cycles, VPDPBUSD like a multiply-add of float32 (Intel 64 and IA-32
+    Optimization Reference Manual, chapters on AMX and on VNNI); so does SDOT (Arm's optimization guides)."""
+    amx = "16 x 16 x {} in 16 cycles, Intel's optimization manual; the unit from the processor's features"
+    features, figures = _features(), {}
+    if has_amx():
+        figures["bf16_mac_per_cycle"] = Figure(512, "MAC/cycle", amx.format(32), "derived")
+    if has_int8():
+        figures["matrix_int8_mac_per_cycle"] = Figure(1024, "MAC/cycle", amx.format(64), "derived")
+    for feature, bits in DOT_PRODUCTS.items():
+        if feature in features and "int8_mac_per_cycle" not in figures:
+            source = f"two dot products of {bits} bits a cycle; {feature} among the processor's features"
+            figures["int8_mac_per_cycle"] = Figure(2 * bits // 8, "MAC/cycle", source, "derived")
+    for feature, bits in FLOAT16.items():
+        if feature in features:
+            source = f"two multiply-adds of {bits} bits a cycle; {feature} among the processor's features"
+            figures["fp16_flop_per_cycle"] = Figure(4 * bits // 16, "FLOP/cycle", source, "derived")
+    return figures
+
+
+# Feature -> bits of the widest vector that it multiplies, widest first.
+DOT_PRODUCTS = MappingProxyType({"avx512_vnni": 512, "avx_vnni": 256, "asimddp": 128})
+FLOAT16 = MappingProxyType({"avx512_fp16": 512, "asimdhp": 128})
 
 
 def _cache_figures() -> Mapping[str, Figure]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from chipfit.ir.axes import analyse
 from chipfit.ir.graph import EntryPoint, Graph, Value
@@ -13,48 +15,58 @@ from chipfit.ir.kernels import Kernel, Work, is_view, kernels
 from chipfit.ir.memo import per_graph
 
 Shapes = Mapping[str, tuple[int, ...]]
+Steps = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """Input or kernel whose output is stored -> the step that makes it, and the step after which nothing reads it."""
+    """Inputs, then kernels in order: the step that makes each one's output, and the step after which nothing reads it.
 
-    made: Mapping[str, int]
-    last_use: Mapping[str, int]
-    steps: int
+    A view has no memory of its own: it holds on to what it reads. The caller holds inputs and outputs throughout.
+    """
+
+    names: tuple[str, ...]
+    made: Steps
+    last_use: Steps
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """Input or kernel -> bytes of its output, and their lifetimes."""
+    """Bytes of the outputs of inputs and kernels, in the order of their lifetimes."""
 
-    size: Mapping[str, int]
+    bytes: NDArray[np.int64]
     lifetimes: Lifetimes
+
+    @property
+    def size(self) -> Mapping[str, int]:
+        """Input or kernel -> bytes, of those that have memory of their own."""
+        pairs = zip(self.lifetimes.names, self.bytes.tolist(), strict=True)
+        return {name: size for name, size in pairs if size}
 
     @property
     def peak(self) -> int:
         """Bytes that are held when the most are held."""
-        return max(self._held)
+        return int(self._held.max())
 
     @property
     def at_peak(self) -> Mapping[str, int]:
         """Those that are held when they hold the most together."""
-        held, made, last_use = self._held, self.lifetimes.made, self.lifetimes.last_use
-        peak = held.index(max(held))
-        return {name: size for name, size in self.size.items() if made[name] <= peak <= last_use[name]}
+        peak = int(self._held.argmax())
+        alive = (self.lifetimes.made <= peak) & (peak <= self.lifetimes.last_use)
+        kept = {name for name, lives in zip(self.lifetimes.names, alive.tolist(), strict=True) if lives}
+        return {name: size for name, size in self.size.items() if name in kept}
 
     @property
-    def _held(self) -> list[int]:
-        changes = [0] * (self.lifetimes.steps + 2)
-        made, last_use = self.lifetimes.made, self.lifetimes.last_use
-        for name, bytes_ in self.size.items():
-            changes[made[name]] += bytes_
-            changes[last_use[name] + 1] -= bytes_
-        return list(itertools.accumulate(changes))
+    def _held(self) -> NDArray[np.float64]:
+        """Bytes at each step; whole numbers below 2**53, so exact."""
+        steps = len(self.bytes) + 2
+        gained = np.bincount(self.lifetimes.made, self.bytes, steps)
+        lost = np.bincount(self.lifetimes.last_use + 1, self.bytes, steps)
+        return np.cumsum(gained - lost)
 
 
 def lifetimes(entry: EntryPoint, plan: Sequence[Kernel]) -> Lifetimes:
-    """Those of a plan's values. A view holds on to what it reads."""
+    """Those of a plan's values."""
     made = {value.name: 0 for value in entry.inputs}
     owner = {name: name for name in made}  # value -> the value whose memory it lies in
     last_use: dict[str, int] = dict.fromkeys(made, 0)
@@ -62,11 +74,13 @@ def lifetimes(entry: EntryPoint, plan: Sequence[Kernel]) -> Lifetimes:
         sources = [owner[value.name] for value in kernel.inputs if value.name in owner]
         shared = is_view(kernel) and bool(sources)
         owner.update({value.name: sources[0] if shared else kernel.name for value in kernel.outputs})
-        if not shared:
-            made[kernel.name] = step
+        made[kernel.name] = step
         last_use.update(dict.fromkeys([*sources, owner[kernel.name]], step))
-    last_use.update({owner[value.name]: len(plan) for value in entry.outputs if value.name in owner})
-    return Lifetimes(made, last_use, len(plan))
+    outputs = [owner[value.name] for value in entry.outputs if value.name in owner]
+    made |= dict.fromkeys(outputs, 0)
+    last_use |= dict.fromkeys([*(value.name for value in entry.inputs), *outputs], len(plan))
+    ends = (last_use.get(name, step) for name, step in made.items())
+    return Lifetimes(tuple(made), np.array(list(made.values()), np.int64), np.array(list(ends), np.int64))
 
 
 @per_graph
@@ -75,11 +89,10 @@ def whole_lifetimes(graph: Graph) -> Lifetimes:
     return lifetimes(graph.forward, kernels(graph.forward))
 
 
-def buffers(entry: EntryPoint, batch: int | None, plan: Sequence[tuple[Kernel, Work]], known: Lifetimes) -> Buffers:
-    """The memory of a plan's values; None for the batch of the trace. Inputs have no other size that changes."""
-    size = {value.name: _input_bytes(value, batch) for value in entry.inputs}
-    size.update({kernel.name: amount.bytes_written for kernel, amount in plan if kernel.name in known.made})
-    return Buffers(size, known)
+def buffers(entry: EntryPoint, batch: int | None, plan: Sequence[Work], known: Lifetimes) -> Buffers:
+    """The memory of a plan's values; None for the batch of the trace. Of inputs nothing else changes."""
+    inputs = [_input_bytes(value, batch) for value in entry.inputs]
+    return Buffers(np.array(inputs + [work.bytes_written for work in plan], np.int64), known)
 
 
 def _input_bytes(value: Value, batch: int | None) -> int:

@@ -1,11 +1,12 @@
-"""Targets by name: every chip file in this folder, and the machine that this runs on."""
+"""Targets by name or by file: every chip that has a file, and the machine that this runs on."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,12 @@ from chipfit.targets.cost import CostModel, KernelModel
 from chipfit.targets.cpu import Cpu, shape_of
 from chipfit.targets.detect import detect_host
 from chipfit.targets.energy import EnergyTable
-from chipfit.targets.profile import Profile, check_complete, read_folder
+from chipfit.targets.folders import SHIPPED, all_folders
+from chipfit.targets.profile import Family, Profile
+from chipfit.targets.reading import check_complete, read_folder, read_profile
 from chipfit.targets.roofline import Roofline
 
-FOLDERS = (Path(__file__).parent,)
+FOLDERS = (SHIPPED,)
 HOST = "host"
 
 
@@ -71,19 +74,48 @@ def kernel_model(profile: Profile) -> KernelModel:
     return model
 
 
-def target_names(folders: Sequence[Path] = FOLDERS) -> tuple[str, ...]:
-    """Every chip that has a file, sorted, the host first."""
-    return tuple(sorted(read_folder(folders)[1], key=lambda name: (name != HOST, name)))
+def target_names(folders: Sequence[Path] | None = None) -> tuple[str, ...]:
+    """Every chip that has a file in these folders, or in any that is known; the host first, then by family and name."""
+    return _ordered(_described(folders)[1])
 
 
-def get_target(name: str, folders: Sequence[Path] = FOLDERS) -> Target:
-    """The chip of that name; UserError with the closest names if there is none. `host` is detected, uncalibrated."""
-    families, profiles = read_folder(folders)
+def all_targets(folders: Sequence[Path] | None = None) -> Iterator[Target]:
+    """The chips of `target_names`, from one reading of the files."""
+    families, profiles = _described(folders)
+    for name in _ordered(profiles):
+        yield _target(profiles[name], families)
+
+
+def get_target(name: str, folders: Sequence[Path] | None = None) -> Target:
+    """The chip of that name, or the one in a TOML file; UserError with the closest names if there is none.
+
+    `host` is detected, uncalibrated.
+    """
+    if name.endswith(".toml") or os.sep in name:
+        return read_target(Path(name), folders)
+    families, profiles = _described(folders)
     if name not in profiles:
         close = difflib.get_close_matches(name.lower(), profiles, cutoff=0.4) or sorted(profiles)
         raise UserError(f"Target {name!r} is unknown; did you mean {' or '.join(close)}?")
-    profile = profiles[name]
-    if name == HOST:
+    return _target(profiles[name], families)
+
+
+def read_target(path: Path, folders: Sequence[Path] | None = None) -> Target:
+    """The chip that a file describes, whose base and family are known; UserError if the file is wrong."""
+    families, profiles = _described(folders)
+    return _target(read_profile(path, families, profiles), families)
+
+
+def _described(folders: Sequence[Path] | None) -> tuple[Mapping[str, Family], Mapping[str, Profile]]:
+    return read_folder(all_folders() if folders is None else folders)
+
+
+def _ordered(profiles: Mapping[str, Profile]) -> tuple[str, ...]:
+    return tuple(sorted(profiles, key=lambda name: (name != HOST, profiles[name].family, name)))
+
+
+def _target(profile: Profile, families: Mapping[str, Family]) -> Target:
+    if profile.name == HOST:
         profile = detect_host(profile)
     check_complete(profile, families[profile.family])
-    return Target(name, profile.family, profile)
+    return Target(profile.name, profile.family, profile)

@@ -6,13 +6,15 @@ the reduction. `step_cycles` says what that takes; a tile is the one with the fe
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 Order = Literal["columns", "rows"]
+Unit = Literal["vector", "amx", "vnni", "sdot", "half"]
 
 
 class CpuShape(Protocol):
@@ -36,6 +38,18 @@ class CpuShape(Protocol):
     @property
     def bf16_macs(self) -> int: ...
 
+    @property
+    def matrix_int8_macs(self) -> int: ...
+
+    @property
+    def int8_macs(self) -> int: ...
+
+    @property
+    def fp16_flops(self) -> int: ...
+
+    @property
+    def machine(self) -> str: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -52,9 +66,17 @@ class Tile:
     threads: int
     prefetch: bool = False
     block: int = 0  # rows of an attention, or patches of Winograd's, in one job
-    unit: Literal["vector", "amx"] = "vector"
+    unit: Unit = "vector"
+
+    @property
+    def zero(self) -> int:
+        """What stands for 0 in rows of int8: the units of x86 multiply numbers without a sign by such with one."""
+        return 128 if self.unit in ("amx", "vnni") else 0
 
 
+TRIES = 6  # tiles of a kernel that are worth timing, where there is time to
+HALF_BLOCK = 32  # products whose sum is kept in float16
+QUAD = 4  # numbers of int8 in a lane, which a dot product takes at once
 FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
 _LATENCY = 4  # cycles until a multiply-add's result can be added to again
@@ -63,8 +85,9 @@ _MAX_VECTORS = 8
 STORE_STEPS = 8
 _TRANSPOSE_CYCLES = 4  # of a vector of keys, a shuffle for each of the rounds of interleaving, with its load and store
 _INT4_VECTORS = 4  # words, sums of the group and sums of all take a register each
-_BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _ROUND_CYCLES = 4  # to round a vector to bfloat16
+_NUMBER_CYCLES = 4  # to make float32 of a vector of sums of whole numbers, and scale it
 _AMX_ROWS = 8  # of fewer the matrix unit's tiles are mostly empty, and the weights are what takes the time
 _RESIDENT = 0.6  # the part of the second-level cache that weights may fill and still stay there
 _BROADCAST_BITS = 256  # from this width on, a multiply-add can take its scalar from memory (AVX2, AVX-512)
@@ -130,11 +153,11 @@ class _Grid:
     resident: bool
     most_vectors: int
 
-    def choose(self) -> tuple[Order, int, int]:
-        """The order, rows and vectors that take the busiest thread the fewest cycles."""
+    def ranked(self) -> list[tuple[Order, int, int]]:
+        """The orders, rows and vectors that take the busiest thread the fewest cycles, the best first."""
         tiles = list(candidates(self.chip, self.height * self.width, min(self.vectors, self.most_vectors)))
         orders: tuple[Order, Order] = ("columns", "rows")
-        return min(((order, *tile) for order in orders for tile in tiles), key=self.cycles)
+        return heapq.nsmallest(TRIES, ((order, *tile) for order in orders for tile in tiles), key=self.cycles)
 
     def cycles(self, choice: tuple[Order, int, int]) -> float:
         """Of one reduction step over the whole output. Whoever re-reads what should stay in cache pays 5% more."""
@@ -153,12 +176,43 @@ class _Grid:
         return sum(cycles) * self.batch * self.groups * self.stack
 
 
-def matmul_tile(chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: str = "float32") -> Tile:
-    """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B, whose numbers are `stored` so."""
-    if stored == "bfloat16" and chip.bf16_macs and m >= _AMX_ROWS:
-        return Tile(lanes(chip), 32, 32, "columns", chip.threads, True, unit="amx")
+def matmul_tile(
+    chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: str = "float32", rounded: bool = False
+) -> Tile:
+    """The tile for C (m, n) = A (m, k) @ B, `batch` times with different B, whose numbers are `stored` so.
+
+    `rounded`: A and B are int8, to be multiplied as such where the chip can. With float16 the tile is of vectors of
+    that, which have twice the lanes.
+    """
+    return matmul_tiles(chip, m, n, k, batch, stored, rounded)[0]
+
+
+def matmul_tiles(
+    chip: CpuShape, m: int, n: int, k: int, batch: int = 1, stored: str = "float32", rounded: bool = False
+) -> tuple[Tile, ...]:
+    """The tiles worth timing, that of `matmul_tile` first."""
+    if stored == "float16" and chip.fp16_flops:
+        found = _tiles(chip, (1, m, 1), -(-n // 2), 2 * n * k, stack=batch)
+        return tuple(replace(tile, lanes=2 * tile.lanes, nr=2 * tile.nr, unit="half") for tile in found)
+    unit = int8_unit(chip, m) if rounded else "vector"
+    if unit == "amx" or (stored == "bfloat16" and chip.bf16_macs and m >= _AMX_ROWS):
+        return (Tile(lanes(chip), 32, 32, "columns", chip.threads, True, unit="amx"),)
     most = _INT4_VECTORS if stored == "int4" and m == 1 else _MAX_VECTORS
-    return _tile(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
+    found = _tiles(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
+    return tuple(replace(tile, unit=unit) for tile in found)
+
+
+def int8_unit(chip: CpuShape, rows: int) -> Unit:
+    """What multiplies so many rows of int8 by int8: a unit of the chip, or plain vectors where it has none."""
+    if chip.matrix_int8_macs and rows >= _AMX_ROWS:
+        return "amx"
+    units: Mapping[str, Unit] = {"x86_64": "vnni", "aarch64": "sdot", "arm64": "sdot"}  # by LLVM's name of the machine
+    return units.get(chip.machine, "vector") if chip.int8_macs else "vector"
+
+
+def dot_step_cycles(chip: CpuShape) -> float:
+    """Of a step of dot products beside one of multiply-adds, which have the same tile."""
+    return max(1.0, _PER_CYCLE * QUAD * lanes(chip) / chip.int8_macs)
 
 
 def matrix_unit_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, taps: int) -> Tile | None:
@@ -179,10 +233,14 @@ def matrix_unit_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: 
     return Tile(lanes(chip), 32, 32, order, chip.threads, True, block, "amx")
 
 
-def matrix_unit_cycles(chip: CpuShape, m: int, n: int, k: int) -> float:
-    """Of the busiest thread: whole tiles of 16 x 16 x 32, panels of 32 columns shared out, and the rounding of A."""
-    panels = math.ceil(math.ceil(n / 32) / chip.threads)
-    products = 32 * panels * math.ceil(m / 16) * 16 * math.ceil(k / 32) * 32 / chip.bf16_macs
+def matrix_unit_cycles(chip: CpuShape, m: int, n: int, k: int, rounded: bool = False) -> float:
+    """Of the busiest thread: whole tiles of 16 x 16 x 32 (64 of int8), panels of 32 columns shared out, and either the
+    rounding of A, or what makes numbers of whole ones."""
+    columns, rows = 32 * math.ceil(math.ceil(n / 32) / chip.threads), math.ceil(m / 16) * 16
+    if rounded:
+        products = columns * rows * math.ceil(k / 64) * 64 / chip.matrix_int8_macs
+        return products + columns * m / lanes(chip) * _NUMBER_CYCLES
+    products = columns * rows * math.ceil(k / 32) * 32 / chip.bf16_macs
     return products + m * k / lanes(chip) / chip.threads * _ROUND_CYCLES
 
 
@@ -242,16 +300,23 @@ def _job_cycles(
 
 def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:
     """The tile for a convolution; `mr` counts output pixels. `ic` and `oc` are the channels of all groups."""
-    return _tile(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
+    return conv_tiles(chip, batch, ho, wo, ic, oc, r, s, groups)[0]
+
+
+def conv_tiles(
+    chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1
+) -> tuple[Tile, ...]:
+    """The tiles worth timing, that of `conv_tile` first."""
+    return _tiles(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
 
 
 def conv_cycles(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int) -> float:
     """About what the busiest thread takes at that tile."""
     grid = _Grid(chip, batch, ho, wo, -(-oc // lanes(chip)), 1, 1, True, _MAX_VECTORS)
-    return grid.cycles(grid.choose()) * ic * r * s
+    return grid.cycles(grid.ranked()[0]) * ic * r * s
 
 
-def _tile(
+def _tiles(
     chip: CpuShape,
     pixels: tuple[int, int, int],
     columns: int,
@@ -259,12 +324,15 @@ def _tile(
     groups: int = 1,
     stack: int = 1,
     most_vectors: int = _MAX_VECTORS,
-) -> Tile:
+) -> tuple[Tile, ...]:
     width = lanes(chip)
     resident = weight_bytes <= chip.l2_bytes * _RESIDENT
-    order, mr, nv = _Grid(chip, *pixels, -(-columns // width), groups, stack, resident, most_vectors).choose()
-    prefetch = order == "columns" and 1 < math.prod(pixels) <= _STREAMING_ROWS and not resident
-    return Tile(width, mr, nv * width, order, chip.threads, prefetch)
+    streams = 1 < math.prod(pixels) <= _STREAMING_ROWS and not resident
+    ranked = _Grid(chip, *pixels, -(-columns // width), groups, stack, resident, most_vectors).ranked()
+    return tuple(
+        Tile(width, mr, nv * width, order, chip.threads, prefetch=streams and order == "columns")
+        for order, mr, nv in ranked
+    )
 
 
 def depthwise_tile(chip: CpuShape, batch: int, ho: int, wo: int, channels: int) -> Tile:

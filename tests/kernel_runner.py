@@ -30,6 +30,10 @@ class Chip:
     l2_bytes: int = 2 * 1024 * 1024
     threads: int = 2
     bf16_macs: int = 0
+    matrix_int8_macs: int = 0
+    int8_macs: int = 0
+    fp16_flops: int = 0
+    machine: str = ""
 
 
 def run_kernel(
@@ -46,6 +50,7 @@ def run_kernel(
     guarded = aligned(int(np.prod(shape)) + 2 * GUARD)
     inside = guarded[GUARD:-GUARD].reshape(shape)
     inside[...] = np.nan
+    inside = inside.view(arguments[-1].dtype)
     function(*tensors, tvm.runtime.from_dlpack(inside))
     assert (guarded[:GUARD] == 7).all(), "The kernel wrote before its output."
     assert (guarded[-GUARD:] == 7).all(), "The kernel wrote behind its output."
@@ -64,7 +69,7 @@ def host() -> Any:
 
 
 def prepare(argument: Any, value: Any) -> Any:
-    array = np.asarray(value) if argument.role == "weight" else np.asarray(value, np.float32)
+    array = np.asarray(value) if argument.role == "weight" else np.asarray(value, argument.dtype)
     if argument.packing:
         array = pack(argument.packing.kind, argument.packing.params, array)
         assert (array.shape, array.dtype) == (argument.shape, argument.dtype)

@@ -73,6 +73,7 @@ def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]
         ("run .", "is no artifact"),
         ("targets show moon", "Target 'moon' is unknown"),
         ("targets validate none.toml", "File 'none.toml' does not exist."),
+        ("explain resnet20 --target ./none.toml", "There is no file none.toml: check the path."),
         ("passes show shrink", "There is no pass named shrink"),
     ],
 )
@@ -171,7 +172,7 @@ def test_explain_on_all_chips_says_what_limits_it_where(capsys) -> None:
         assert chip["cost"]["energy_status"] == "uncalibrated"
         if name != "host":
             assert (chip["cost"]["status"], chip["cost"]["interval_ms"]) == ("uncalibrated", None)
-    assert all(sum(map(len, layer["limits"].values())) == len(chips) for layer in found["layers"])
+    assert all(set().union(*layer["limits"].values()) == set(chips) for layer in found["layers"])
     _, text, _ = told(capsys, "explain", "resnet20", "--target", "all")
     for part in ("On every chip", "uncalibrated", "What limits the slowest layers", "launch"):
         assert part in text
@@ -198,6 +199,33 @@ def test_lists_as_json(capsys) -> None:
     targets = json.loads(told(capsys, "targets", "list", "--json")[1])
     assert targets[0]["name"] == "host"
     assert all(set(row) == {"name", "family", "status"} for row in targets)
+
+
+def test_the_list_of_targets_says_what_each_is(capsys) -> None:
+    code, out, _ = told(capsys, "targets", "list")
+    assert code == 0
+    assert "Biren BR100, 64 GB" in out
+    assert "The costs of a chip that isn't are uncalibrated" in " ".join(out.split())
+
+
+def test_a_chip_on_a_base_shows_all_its_figures(capsys) -> None:
+    found = json.loads(told(capsys, "targets", "show", "raspberry-pi-5", "--json")[1])
+    assert {"l3_size", "vector_bits", "memory_bandwidth"} <= set(found["figures"])
+    assert found["arch"] == "cortex-a76"
+    out = told(capsys, "targets", "show", "raspberry-pi-5")[1]
+    assert "LLVM compiles for it as aarch64-linux-gnu, cortex-a76." in out
+    assert "Arm Cortex-A76" in out
+
+
+def test_families_are_validated_too(capsys, tmp_path: Path) -> None:
+    family = tmp_path / "toy.toml"
+    figure = '{ unit = "core", least = 1, most = 64, about = "cores" }'
+    family.write_text(f"[figures]\ncores = {figure}\n")
+    assert told(capsys, "targets", "validate", str(family))[1] == f"{family} is a valid family, toy.\n"
+    family.write_text("[figures]\ncores = 4\n")
+    code, _, err = told(capsys, "targets", "validate", str(family))
+    assert code == 2
+    assert f"{family}:2: cores is a bare value; write {{ unit, least, most, about }}." in err
 
 
 def test_help_imports_neither_torch_nor_tvm() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from chipfit import commands
+from chipfit import cli, commands
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -42,6 +42,20 @@ def test_make_target_exists(text):
 def test_links_lead_somewhere(document):
     for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         assert link.startswith("http") or (document.parent / link).exists(), link
+
+
+def test_the_chips_that_are_shown_are_targets(tmp_path, monkeypatch, capsys):
+    """Every chip file of the page, saved under its name, and every command that the page shows of them."""
+    page = (ROOT / "docs/targets.md").read_text()
+    chips = re.findall(r'^```toml\n(name = "(.*?)".*?)^```', page, re.MULTILINE | re.DOTALL)
+    commands_ = re.findall(r"^    chipfit (.*acme.*)$", page, re.MULTILINE)
+    assert (len(chips), len(commands_)) == (2, 4)
+    monkeypatch.chdir(tmp_path)
+    for text, name in chips:
+        Path(f"{name}.toml").write_text(text)
+    for command in commands_:
+        assert cli.run(shlex.split(command)) == 0, capsys.readouterr().err
+    assert "acme-desktop.toml is a valid cpu chip, acme-desktop." in capsys.readouterr().out
 
 
 def test_the_api_that_the_readme_names():

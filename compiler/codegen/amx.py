@@ -1,7 +1,8 @@
-"""Matrix multiplication in bfloat16 on Intel's AMX: tiles of 16 rows by 64 bytes, sums in float32, epilogue fused.
+"""Matrix multiplication on Intel's AMX, in bfloat16 or int8: tiles of 16 rows by 64 bytes, epilogue fused.
 
 Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18: eight tile registers, here four sums
-in a square, two tiles of A and two of B; TDPBF16PS adds the products of 16 x 32 by 32 x 16 numbers to a tile of sums.
+in a square, two tiles of A and two of B; TDPBF16PS adds the products of 16 x 32 by 32 x 16 numbers to a tile of sums,
+TDPBUSD those of 16 x 64 by 64 x 16.
 """
 
 from __future__ import annotations
@@ -14,13 +15,37 @@ from tvm.tirx.script import builder as T
 
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
-from chipfit.codegen.spec import AMX_DEPTH, AMX_PANEL, MatmulSpec, Shape, round_up
+from chipfit.codegen.rounding import RoundedRows
+from chipfit.codegen.spec import AMX_DEPTH, AMX_PANEL, ROW_STEP, MatmulSpec, Shape, round_up
 from chipfit.targets.tiles import Tile
 
 SIDE = 16  # rows of a tile, and columns of one of sums
 TILE_BYTES = 64  # of a row of a tile
 SKEW = 32  # elements between rows of A in scratch, so that rows of a power of two don't share cache sets
 A, B = 4, 6  # the first tile register of each factor; the sums are in 0 to 3
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the unit multiplies: how many along k fill a row of a tile, and as what they lie in buffers and are summed.
+
+    `header`: elements of a packed panel before its tiles.
+    """
+
+    depth: int
+    item: int  # bytes of a buffer's element
+    instruction: str
+    sums: str
+    header: int = 0
+
+    @property
+    def row(self) -> int:
+        """Elements of a tile's row."""
+        return TILE_BYTES // self.item
+
+
+BFLOAT16 = Numbers(AMX_DEPTH, 2, "tdpbf16ps", "float32")
+INT8 = Numbers(ROW_STEP, 4, "tdpbusd", "int32", AMX_PANEL)  # by words of four; corrections come first
 
 
 def build_amx_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
@@ -38,7 +63,7 @@ def build_amx_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[S
 
 @dataclass(frozen=True)
 class _Amx:
-    """The state of one kernel's emission: A is rounded into scratch by all threads, then each takes panels of B."""
+    """The state of one kernel's emission: A is rounded by all threads, if it isn't yet, then each takes panels of B."""
 
     spec: MatmulSpec
     simd: Simd
@@ -48,24 +73,46 @@ class _Amx:
     finish: Finish
 
     @property
+    def numbers(self) -> Numbers:
+        return INT8 if self.spec.rounded else BFLOAT16
+
+    @property
     def depth(self) -> int:
-        return round_up(self.spec.k, AMX_DEPTH)
+        return round_up(self.spec.k, self.numbers.depth)
+
+    @property
+    def steps(self) -> int:
+        return self.depth // self.numbers.depth
 
     @property
     def stride(self) -> int:
-        """Of a row of A in scratch."""
-        return self.depth + SKEW
+        """Elements from one rounded row of A to the next."""
+        return self.spec.a_layout().row if self.spec.rounded else self.depth + SKEW
+
+    @property
+    def step(self) -> int:
+        """Elements of a panel of B for one step along k."""
+        return AMX_PANEL * self.numbers.row
+
+    def panel(self, p: Expr) -> Expr:
+        """Where panel `p` of B starts."""
+        return p * (self.numbers.header + self.steps * self.step)
 
     def emit(self) -> None:
-        spec = self.spec
-        halves = T.alloc_buffer((round_up(spec.m, SIDE) * self.stride,), "uint16", scope="global", layout=None)
-        T.buffer_store(halves, T.uint16(0), [round_up(spec.m, SIDE) * self.stride - 1])  # all of it is needed: see sums
-        with jobs(spec.m) as (row,):
-            self._round(halves, row)
-        with jobs(-(-spec.n // AMX_PANEL)) as (p,):
+        rows = self.a if self.spec.rounded else self._rounded()
+        with jobs(-(-self.spec.n // AMX_PANEL)) as (p,):
             configure()
-            split(spec.n, AMX_PANEL, p, lambda columns: self._panel(halves, p, columns))
+            split(self.spec.n, AMX_PANEL, p, lambda columns: self._panel(rows, p, columns))
             instruction("tilerelease")
+
+    def _rounded(self) -> Buffer:
+        """A in bfloat16."""
+        size = round_up(self.spec.m, SIDE) * self.stride
+        halves = T.alloc_buffer((size,), "uint16", scope="global", layout=None)
+        T.buffer_store(halves, T.uint16(0), [size - 1])  # TVM allocates no more than what it sees used
+        with jobs(self.spec.m) as (row,):
+            self._round(halves, row)
+        return halves
 
     def _round(self, halves: Buffer, row: Expr) -> None:
         """One row of A as bfloat16, to the nearest, ties to even; zeros behind its end."""
@@ -80,55 +127,55 @@ class _Amx:
         for k in range(round_up(self.spec.k, lanes), self.depth, lanes):
             T.buffer_store(halves, T.broadcast(T.uint16(0), lanes), [T.ramp(row * self.stride + k, 1, lanes)])
 
-    def _panel(self, halves: Buffer, p: Expr, columns: int) -> None:
+    def _panel(self, rows: Buffer, p: Expr, columns: int) -> None:
         size = 2 * SIDE * AMX_PANEL
-        sums = T.alloc_buffer((size,), "float32", scope="global", layout=None)
-        T.buffer_store(sums, T.float32(0), [size - 1])  # TVM allocates no more than what it sees used
+        sums = T.alloc_buffer((size,), self.numbers.sums, scope="global", layout=None)
+        T.buffer_store(sums, T.cast(T.int32(0), self.numbers.sums), [size - 1])  # as for A
         blocks = -(-self.spec.m // (2 * SIDE))
 
-        def block(m: Expr, rows: int) -> None:
-            down, across = -(-rows // SIDE), -(-columns // SIDE)
-            self._multiply(halves, sums, (m, p), (down, across), blocks)
-            with T.serial(0, rows) as row:
+        def block(m: Expr, height: int) -> None:
+            down, across = -(-height // SIDE), -(-columns // SIDE)
+            self._multiply(rows, sums, (m, p), (down, across), blocks)
+            with T.serial(0, height) as row:
                 pieces(columns, self.simd.lanes, lambda j, valid: self._store(sums, m, row, p, j, valid))
 
         pieces(self.spec.m, 2 * SIDE, block)
 
-    def _multiply(
-        self, halves: Buffer, sums: Buffer, at: tuple[Expr, Expr], tiles: tuple[int, int], blocks: int
-    ) -> None:
+    def _multiply(self, rows: Buffer, sums: Buffer, at: tuple[Expr, Expr], tiles: tuple[int, int], blocks: int) -> None:
         """The sums of `tiles` (down, across) at row `at[0]` and panel `at[1]`, into scratch."""
-        (m, p), (down, across) = at, tiles
+        (m, p), (down, across), numbers = at, tiles, self.numbers
         square = [(i, j) for i in range(down) for j in range(across)]
         for i, j in square:
             instruction("tilezero", T.int8(2 * i + j))
-        step = AMX_PANEL * AMX_DEPTH  # elements of a panel for one step along k
-        with T.serial(0, self.depth // AMX_DEPTH) as k:
-            here = (p * (self.depth // AMX_DEPTH) + k) * step
+        with T.serial(0, self.steps) as k:
+            here = self.panel(p) + numbers.header + k * self.step
             for i in range(down):
-                offset = (m + i * SIDE) * self.stride + k * AMX_DEPTH
-                load(A + i, halves, offset, 2 * self.stride)
+                load(A + i, rows, (m + i * SIDE) * self.stride + k * numbers.row, numbers.item * self.stride)
             for j in range(across):
-                load(B + j, self.b, here + j * SIDE * AMX_DEPTH, TILE_BYTES)
+                load(B + j, self.b, here + j * SIDE * numbers.row, TILE_BYTES)
             for i, j in square:
-                instruction("tdpbf16ps", T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
-            self._prefetch(here + self.depth * AMX_PANEL, m // (2 * SIDE), step, blocks)
+                instruction(numbers.instruction, T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
+            self._prefetch(here + self.panel(1), m // (2 * SIDE), blocks)
         for i, j in square:
             address = T.address_of(sums[i * SIDE * AMX_PANEL + j * SIDE])
             instruction("tilestored64", T.int8(2 * i + j), address, T.int64(4 * AMX_PANEL))
 
-    def _prefetch(self, offset: Expr, block: Expr, step: int, blocks: int) -> None:
+    def _prefetch(self, offset: Expr, block: Expr, blocks: int) -> None:
         """This step of the next panel, shared out among the blocks of rows."""
-        lines = step * 2 // LINE
+        lines = self.step * self.numbers.item // LINE
         for line in range(-(-lines // blocks)):
-            self.simd.prefetch(self.b, offset + (block * -(-lines // blocks) + line) * (LINE // 2))
+            at = block * -(-lines // blocks) + line
+            self.simd.prefetch(self.b, offset + at * (LINE // self.numbers.item))
 
     def _store(self, sums: Buffer, m: Expr, row: Expr, p: Expr, j: Expr, valid: int) -> None:
         view, n = self.spec.c_layout(), p * AMX_PANEL + j
-        value = T.bind(self.simd.load(sums, row * AMX_PANEL + j))
+        value = self.simd.load(sums, row * AMX_PANEL + j)
+        if self.spec.rounded:
+            right = value + self.simd.load(self.b, self.panel(p) + j)
+            value = RoundedRows(self.simd, self.a, self.spec.m, self.spec.k).number(right, m + row)
         layout = Layout(view.start(0), (0, view.row, 1))
         where = (0, m + row, n)
-        self.simd.store(self.c, layout.at(where), self.finish(value, where, valid), valid)
+        self.simd.store(self.c, layout.at(where), self.finish(T.bind(value), where, valid), valid)
 
 
 def rounded(simd: Simd, value: Expr) -> Expr:

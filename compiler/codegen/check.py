@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from chipfit.ir.emit import run
+from chipfit.ir.fusion import kernels, rounds_rows
 from chipfit.ir.graph import Graph, Value
+from chipfit.ir.precision import DTYPES
 
 # Of the output's largest magnitude: sums of float32 in another order, through some hundred layers; and where layers
-# multiply in bfloat16, of whose sums PyTorch keeps 8 bits and our kernels all.
-TOLERANCE, TOLERANCE_BFLOAT16 = 2e-4, 3e-2
+# multiply in fewer bits. Of sums of bfloat16 PyTorch keeps 8 bits and our kernels all; of float16 ours keep 11 for some
+# products (2.3e-2 seen in SmolLM2's 30 layers); an int8 may be taken for its neighbour.
+TOLERANCE, TOLERANCE_NARROW = 2e-4, 3e-2
+LAST_BIT = 2.0**-23  # of a float32, relative
 
 Run = Callable[..., Sequence[npt.NDArray[Any]]]  # input arrays -> output arrays
 
@@ -27,19 +31,43 @@ class WrongResult(Exception):  # noqa: N818
 def check(library: Run, graph: Graph, inputs: Sequence[Tensor]) -> float:
     """The largest error relative to the output's largest magnitude. Raises WrongResult above the tolerance."""
     expected = run(graph, *inputs)
-    results = library(*(tensor.numpy() for tensor in inputs))
-    pairs = zip(graph.forward.outputs, results, strict=True)
-    errors = [relative_error(found, expected[value.name].numpy()) for value, found in pairs]
-    worst = max(errors, default=0.0)
-    if not worst <= tolerance(graph):
-        wrong = graph.forward.outputs[int(np.argmax(errors))].name
+    found = errors(graph, library(*(tensor.numpy() for tensor in inputs)), expected)
+    worst = max(found, default=0.0)
+    if not worst <= TOLERANCE and not worst <= tolerance(graph, inputs, expected):
+        wrong = graph.forward.outputs[int(np.argmax(found))].name
         raise WrongResult(f"Output {wrong} of the library differs from PyTorch by {worst:.1e} of its scale.")
     return worst
 
 
-def tolerance(graph: Graph) -> float:
-    narrow = any(value.type.dtype == torch.bfloat16 for node in graph.forward.nodes for value in node.outputs)
-    return TOLERANCE_BFLOAT16 if narrow else TOLERANCE
+def errors(graph: Graph, found: Sequence[npt.NDArray[Any]], expected: Mapping[str, Tensor]) -> list[float]:
+    """The relative error of each output."""
+    pairs = zip(graph.forward.outputs, found, strict=True)
+    return [relative_error(array, expected[value.name].numpy()) for value, array in pairs]
+
+
+def tolerance(graph: Graph, inputs: Sequence[Tensor], expected: Mapping[str, Tensor]) -> float:
+    """How far from PyTorch's numbers the library's may be.
+
+    Where layers read rows of int8, the last bit of a sum decides what a number halfway between two whole ones becomes,
+    and layer by layer more of them follow: then it is twice what the last bits of the weights do to PyTorch's own.
+    """
+    if any(rounds_rows(kernel) for kernel in kernels(graph.forward)):
+        moved = run(nudged(graph), *inputs)
+        arrays = [moved[value.name].numpy() for value in graph.forward.outputs]
+        return max(TOLERANCE_NARROW, 2 * max(errors(graph, arrays, expected), default=0.0))
+    found = {value.type.dtype for node in graph.forward.nodes for value in node.outputs}
+    return TOLERANCE if found.isdisjoint(DTYPES) else TOLERANCE_NARROW
+
+
+def nudged(graph: Graph) -> Graph:
+    """The graph with float32 parameters that differ in their last bits."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(tensor: Tensor) -> Tensor:
+        return tensor * (1 + LAST_BIT * torch.randn(tensor.shape, generator=generator))
+
+    wide = {name: other(tensor) for name, tensor in graph.state.items() if tensor.dtype == torch.float32}
+    return graph.with_state(wide)
 
 
 def relative_error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

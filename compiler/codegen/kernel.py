@@ -139,9 +139,9 @@ class Simd:
         """`value` with the lanes beyond `valid` replaced."""
         return value if self._whole(valid) else Select(self._mask(valid), value, self.splat(other))
 
-    def register(self, start: Expr | None = None) -> Buffer:
+    def register(self, start: Expr | None = None, dtype: str = "float32") -> Buffer:
         """A vector variable. One buffer each, in global scope: what LLVM keeps in registers without spilling."""
-        variable = T.alloc_buffer((self.lanes,), "float32", scope="global", layout=None)
+        variable = T.alloc_buffer((self.lanes,), dtype, scope="global", layout=None)
         if start is not None:
             self.set(variable, start)
         return variable

@@ -19,7 +19,7 @@ from torch import Tensor
 from chipfit.codegen.build import Link, build_library
 from chipfit.codegen.check import check, probe
 from chipfit.codegen.lower import Lowering
-from chipfit.codegen.program import Call, Generated, Program, Weight
+from chipfit.codegen.program import Call, Effort, Generated, Program, Weight
 from chipfit.codegen.runtime import CONSTANTS, LIBRARY, RECORD, Library
 from chipfit.errors import UserError
 from chipfit.ir.emit import execute
@@ -28,35 +28,40 @@ from chipfit.ir.graph import Graph
 from chipfit.targets.registry import Target
 
 SCHEMA = 1
+NO_EFFORT = Effort()
 
 
-def compile_graph(graph: Graph, target: Target, out: Path, inputs: Sequence[Tensor] | None = None) -> Library:
+def compile_graph(
+    graph: Graph, target: Target, out: Path, inputs: Sequence[Tensor] | None = None, effort: Effort = NO_EFFORT
+) -> Library:
     """Writes `library.so`, `library.json` and `constants.safetensors` to `out` and loads them.
 
     The library's numbers are compared with PyTorch's on `inputs`, or on made-up ones. Raises WrongResult if they
     differ, UserError if the target is no CPU, the graph has no weights or TVM can't compile an op.
     """
-    with written(graph, target, out) as made:
+    with written(graph, target, out, effort=effort) as made:
         library = Library.load(made, numpy_weights(graph), target.cpu.threads)
         check(library, graph, probe(graph) if inputs is None else inputs)
     return library
 
 
 @contextmanager
-def written(graph: Graph, target: Target, out: Path, link: Link | None = None) -> Iterator[Path]:
+def written(
+    graph: Graph, target: Target, out: Path, link: Link | None = None, effort: Effort = NO_EFFORT
+) -> Iterator[Path]:
     """A folder with the library's files, to check and to add to; what it holds is in `out` afterwards."""
     if target.family != "cpu":
         raise UserError(f"Target {target.name} is a {target.family}, which chipfit can't compile for yet; use a CPU.")
     if any(tensor.is_meta for tensor in graph.state.values()):
         raise UserError("The model was loaded without its weights; load them to compile it.")
-    lowering = Lowering(graph, target.cpu, fixed_values(graph), "forward")
+    lowering = Lowering(graph, target.cpu, fixed_values(graph), "forward", effort.choose)
     program = lowering.lower()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         made = Path(folder)
-        build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY, link)
+        arena = build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY, link, effort.trials)
         write_constants(program, lowering.constants, made / CONSTANTS)
-        write_record(program, graph, lowering.constants, target, made / RECORD)
+        write_record(program, graph, lowering.constants, target, arena, made / RECORD)
         yield made
         out.mkdir(exist_ok=True)
         for file in made.iterdir():
@@ -108,12 +113,15 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     os.replace(partial, path)
 
 
-def write_record(program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, path: Path) -> None:
+def write_record(
+    program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, arena: int, path: Path
+) -> None:
     point = graph.forward
     record = {
         "schema": SCHEMA,
         "target": target.name,
         "threads": target.cpu.threads,
+        "arena_bytes": arena,
         "matrix_unit": any(isinstance(c.kernel, Generated) and c.kernel.tile.unit == "amx" for c in program.calls),
         "inputs": [{"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in program.inputs],
         "outputs": [

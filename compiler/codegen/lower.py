@@ -1,7 +1,8 @@
 """From the fusion plan to a program: which of our kernels each planned kernel becomes, and in what layout values lie.
 
 A value lies dense, as PyTorch has it, or as an image: channels last, channels padded to vectors, with the halo of
-zeros that its widest reader needs. It is converted where a reader wants the other form, once.
+zeros that its widest reader needs. It is converted where a reader wants the other form, once. What products of whole
+numbers read lies as rows of int8 and in no other form.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import MappingProxyType
 import torch
 
 from chipfit.codegen import lower_attention, lower_images, lower_matmuls, lower_rows
-from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor, Weight
+from chipfit.codegen.program import Call, Choose, Generated, Program, Stock, Tensor, Weight, first
 from chipfit.codegen.spec import Argument, Image, KernelSpec, PackImageSpec, Shape, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, masks, outside
@@ -44,11 +45,19 @@ def lower(graph: Graph, cpu: CpuShape, constants: Mapping[str, torch.Tensor], en
 class Lowering:
     """Walks the plan, emitting calls. Rules read values through `dense` and `image` and write through `emit`."""
 
-    def __init__(self, graph: Graph, cpu: CpuShape, constants: Mapping[str, torch.Tensor], entry: str) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        cpu: CpuShape,
+        constants: Mapping[str, torch.Tensor],
+        entry: str,
+        choose: Choose = first,
+    ) -> None:
         self.graph = graph
         self.entry = graph.entries[entry]
         self.cpu = cpu
         self.lanes = lanes(cpu)
+        self.choose = choose
         self.constants = dict(constants)
         self.plan = kernels(self.entry)
         self.halos = lower_images.halos(self.plan)
@@ -56,6 +65,7 @@ class Lowering:
         self.inputs = tuple(tensor_of(value) for value in self.entry.inputs)
         self.tensors = {tensor.name: tensor for tensor in self.inputs}
         self.images: dict[str, tuple[Tensor, Image]] = {}
+        self.rounded: dict[str, Tensor] = {}  # values that are kept as rows of int8
         self.weights: dict[str, Weight] = {}
         self.calls: list[Call] = []
 
@@ -208,7 +218,8 @@ def apart(kernel: Kernel) -> tuple[Kernel, ...]:
     head, tail = kernel.nodes[:after], kernel.nodes[after:]
     if not tail or kernel.kind in ("attention", "pointwise", "move") or kernel.anchor.kind == "mean":
         return ()
-    return kernel_of(kernel.kind, kernel.anchor, head), kernel_of("pointwise", tail[-1], tail)
+    first = replace(kernel_of(kernel.kind, kernel.anchor, head), rounded=kernel.rounded)
+    return first, kernel_of("pointwise", tail[-1], tail)
 
 
 def dtype_name(value: Value) -> str:

@@ -24,7 +24,7 @@ from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import CONVS, Kernel
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.precision import narrow
-from chipfit.targets.tiles import FEW_CHANNELS, Tile, conv_tile, depthwise_tile, matrix_unit_tile
+from chipfit.targets.tiles import FEW_CHANNELS, Tile, conv_tiles, depthwise_tile, matrix_unit_tile
 from chipfit.targets.winograd import winograd_tile
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
 def plain_tile(low: Lowering, spec: ConvSpec) -> Tile:
     source, target = spec.source, spec.target
     sizes = (target.batch, target.height, target.width, source.channels, target.channels)
-    return conv_tile(low.cpu, *sizes, *spec.kernel, spec.groups)
+    return low.choose(spec, conv_tiles(low.cpu, *sizes, *spec.kernel, spec.groups))
 
 
 def narrow_tile(low: Lowering, spec: ConvSpec) -> Tile:

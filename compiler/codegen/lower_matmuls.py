@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import torch
 
 from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import MatmulSpec, Operand, View
@@ -15,7 +17,7 @@ from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.precision import Narrow, narrow
 from chipfit.ir.stored import Stored, stored_weight
-from chipfit.targets.tiles import matmul_tile
+from chipfit.targets.tiles import matmul_tiles
 
 if TYPE_CHECKING:
     from chipfit.codegen.lower import Lowering
@@ -59,26 +61,30 @@ def lower_stored(low: Lowering, kernel: Kernel, a: Value, b: Stored, bias: Value
     (n, k), m = b.matrix.shape, math.prod(a.shape[:-1])
     in_epilogue = b.format == "int8"
     steps = collected(low, kernel, (m, n), bias, b.scales if in_epilogue else None)
-    spec = MatmulSpec(1, m, n, k, "packed", stored=b.format, epilogue=steps.epilogue)
+    rounded = a.name in low.rounded
+    spec = MatmulSpec(1, m, n, k, "packed", stored=b.format, epilogue=steps.epilogue, rounded=rounded)
     emit_packed(low, kernel, spec, a, [b.numbers] if in_epilogue else [b.numbers, b.scales], steps)
 
 
 def lower_narrow(low: Lowering, kernel: Kernel, half: Narrow) -> None:
-    """A linear layer in bfloat16."""
+    """A linear layer in bfloat16 or float16."""
     a, b = half.source.inputs[0], half.weight.inputs[0]
     (n, k), m = b.shape, math.prod(a.shape[:-1])
     steps = collected(low, kernel, (m, n), None, last=half.result)
-    spec = MatmulSpec(1, m, n, k, "packed", stored="bfloat16", epilogue=steps.epilogue)
+    stored: Literal["bfloat16", "float16"] = "float16" if half.dtype == torch.float16 else "bfloat16"
+    spec = MatmulSpec(1, m, n, k, "packed", stored=stored, epilogue=steps.epilogue)
     emit_packed(low, kernel, spec, a, [b], steps)
 
 
 def emit_packed(
     low: Lowering, kernel: Kernel, spec: MatmulSpec, a: Value, weights: Sequence[Value], steps: Steps
 ) -> None:
-    tile = matmul_tile(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored)
+    tiles = matmul_tiles(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored, rounded=spec.rounded)
+    tile = low.choose(spec, tiles)
     arguments = (argument for argument in spec.arguments(tile) if argument.role == "weight")
     packed = [low.weight(value, argument) for value, argument in zip(weights, arguments, strict=True)]
-    low.emit_dense(kernel.output, spec, tile, [low.dense(a, kernel.nodes), *packed, *operands(low, steps)])
+    rows = low.rounded[a.name] if spec.rounded else low.dense(a, kernel.nodes)
+    low.emit_dense(kernel.output, spec, tile, [rows, *packed, *operands(low, steps)])
 
 
 def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
@@ -96,7 +102,7 @@ def lower_batched(low: Lowering, kernel: Kernel, a: Value, b: Value) -> None:
         raise Unsupported("a factor strided in both dimensions")
     steps = collected(low, kernel, (stack, m, n), None)
     spec = MatmulSpec(stack, m, n, k, "activation", transposed, share, "float32", steps.epilogue, a_view, b_view)
-    tile = matmul_tile(low.cpu, m, n, k, stack)
+    tile = low.choose(spec, matmul_tiles(low.cpu, m, n, k, stack))
     low.emit_dense(kernel.output, spec, tile, [a_tensor, b_tensor, *operands(low, steps)])
 
 

@@ -10,11 +10,12 @@ import torch
 
 from chipfit.codegen import lower_images
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, Shape, SoftmaxSpec
+from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, RoundSpec, Shape, SoftmaxSpec
 from chipfit.codegen.steps import Steps, bound
 from chipfit.codegen.views import Unsupported, collapse, strided
-from chipfit.ir.fusion import STRIDED, Kernel, is_factor
+from chipfit.ir.fusion import STRIDED, Kernel, is_factor, rounds_rows
 from chipfit.ir.graph import Node, Value
+from chipfit.targets.tiles import int8_unit
 
 if TYPE_CHECKING:
     from chipfit.codegen.lower import Lowering
@@ -30,6 +31,8 @@ def lower_reduce(low: Lowering, kernel: Kernel) -> None:
         lower_layer_norm(low, kernel)
     elif node.kind == "mean" and len(kernel.nodes) > 1:
         lower_rms_norm(low, kernel)
+    elif rounds_rows(kernel):
+        lower_rounding(low, kernel)
     else:
         raise Unsupported(node.op)
 
@@ -93,6 +96,16 @@ def lower_norm(
     spec = NormSpec(kind, *settings)  # type: ignore[arg-type]
     tensors = [low.dense(value) for value in (source, *affine, *steps.values)]
     low.emit_dense(kernel.output, spec, low.plain_tile, tensors)
+
+
+def lower_rounding(low: Lowering, kernel: Kernel) -> None:
+    """Rows of int8 for the products that alone read them."""
+    (source,), width = kernel.inputs, kernel.output.shape[-1]
+    rows = math.prod(source.shape) // width
+    spec, tile = RoundSpec(rows, width), replace(low.plain_tile, unit=int8_unit(low.cpu, rows))
+    result = Tensor(kernel.name, spec.arguments(tile)[-1].shape, "int32")
+    low.emit(kernel.name, spec, tile, [low.dense(source)], result)
+    low.rounded[kernel.name] = result
 
 
 def row_operand(value: Value, logical: Shape) -> Operand:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
+from chipfit.codegen.dots import ARITHMETIC, FLOAT, Arithmetic
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.nibbles import Nibbles
 from chipfit.codegen.register import Multiply, Output, RegisterTile
-from chipfit.codegen.spec import MatmulSpec, Shape, round_up
+from chipfit.codegen.rounding import RoundedRows
+from chipfit.codegen.spec import MatmulSpec, Shape, View, dense, round_up
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.targets.tiles import Tile
 
@@ -29,7 +31,11 @@ def build_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape
         scales, rest = (rest[0], rest[1:]) if spec.stored == "int4" else (None, rest)
         finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
         nibbles = Nibbles(simd, spec.k, b, scales) if spec.stored == "int4" else None
-        _Matmul(spec, tile, simd, a, b, rest[-1], finish, nibbles).emit()
+        rounded = RoundedRows(simd, a, spec.m, spec.k) if spec.rounded else None
+        view = spec.a_layout()
+        if rounded and tile.unit == "vector":
+            a, view = rounded.widened(), dense(1, spec.m, spec.k)
+        _Matmul(spec, tile, simd, a, view, b, rest[-1], finish, nibbles, rounded).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -42,10 +48,12 @@ class _Matmul:
     tile: Tile
     simd: Simd
     a: Buffer
+    a_view: View
     b: Buffer
     c: Buffer
     finish: Finish
     nibbles: Nibbles | None
+    rounded: RoundedRows | None
 
     def emit(self) -> None:
         spec, tile = self.spec, self.tile
@@ -55,6 +63,20 @@ class _Matmul:
         else:
             with jobs(spec.batch, -(-spec.n // tile.nr)) as (z, p):
                 split(spec.n, tile.nr, p, lambda columns: self._column_block(z, p * tile.nr, columns))
+
+    @property
+    def _arithmetic(self) -> Arithmetic:
+        return ARITHMETIC[self.tile.unit]
+
+    @property
+    def _steps(self) -> int:
+        """Of the reduction."""
+        return -(-self.spec.k // self._arithmetic.taken)
+
+    @property
+    def _header(self) -> int:
+        """Rows of a packed panel before those along k: what sums of int8 start from."""
+        return int(self._arithmetic is not FLOAT)
 
     @property
     def _b_strides(self) -> tuple[int, int]:
@@ -85,13 +107,19 @@ class _Matmul:
         """The vectors of B at column `n`, read from a packed weight or from a B whose columns are dense."""
         lanes, width = self.simd.lanes, round_up(columns, self.simd.lanes)
         if self.spec.weight == "packed":
-            start = n * self.spec.k
-            read = self.simd.load_bfloat16 if self.spec.stored == "bfloat16" else self.simd.load_as_float
-            return lambda k: [read(self.b, start + k * width + j) for j in range(0, width, lanes)]
+            start = n * (self._header + self._steps) + self._header * width
+            return lambda k: [self._read(start + k * width + j) for j in range(0, width, lanes)]
         start, row = self.spec.b_layout().start(z // self.spec.share) + n, self._b_strides[0]
         return lambda k: [
             self.simd.load(self.b, start + k * row + j, min(lanes, columns - j)) for j in range(0, width, lanes)
         ]
+
+    def _read(self, offset: Expr) -> Expr:
+        """A vector of a packed weight as the sums take it."""
+        if self._header:
+            return self.simd.load(self.b, offset)
+        half = self.spec.stored == "bfloat16"
+        return self.simd.load_bfloat16(self.b, offset) if half else self.simd.load_as_float(self.b, offset)
 
     def _filled_panel(self, z: Expr, n: Expr, columns: int) -> Columns:
         """The vectors of B at column `n` from scratch: a panel of int4 as numbers, or of rows along k transposed."""
@@ -112,21 +140,28 @@ class _Matmul:
         transpose_matrix(self.simd, source, target, (columns, self.spec.k), padded=True)
 
     def _tile(self, z: Expr, m: Expr, rows: int, n: Expr, columns: int, vectors: Columns) -> None:
-        view = self.spec.a_layout()
+        view = self.a_view
         start = view.start(z) + m * view.row
 
         def reduce(multiply: Multiply) -> None:
             if self.nibbles and not self._fills_panels:
                 self.nibbles.multiply(multiply, self.a, Layout(start, (view.column,)), n, columns)
                 return
-            with T.serial(0, self.spec.k) as k:
+            with T.serial(0, self._steps) as k:
                 values = vectors(k)
                 self._prefetch(m, n, k, columns)
                 multiply([self.a[start + i * view.row + k * view.column] for i in range(rows)], values)
 
-        output = Output(self.c, self._c_layout(z), self.finish)
-        tile = RegisterTile(self.simd, rows, columns)
-        tile.emit(reduce, lambda row, column: (z, m + row, n + column), output)
+        tile = RegisterTile(self.simd, rows, columns, arithmetic=self._arithmetic)
+        starts = vectors(-1) if self._header else None
+        tile.emit(reduce, lambda row, column: (z, m + row, n + column), self._output(z, m), starts)
+
+    def _output(self, z: Expr, m: Expr) -> Output:
+        """Of a tile from row `m` on."""
+        rounded, layout = self.rounded, self._c_layout(z)
+        if rounded is None:
+            return Output(self.c, layout, self.finish)
+        return Output(self.c, layout, self.finish, lambda total, row: rounded.number(total, m + row))
 
     def _c_layout(self, z: Expr) -> Layout:
         """C's layout within matrix z, whose own offset holds what the head and batch strides add."""
@@ -135,11 +170,11 @@ class _Matmul:
 
     def _prefetch(self, m: Expr, n: Expr, k: Expr, columns: int) -> None:
         """Fetch the next panel of weights while this one is used, spread evenly over the row tiles."""
-        spec, tile = self.spec, self.tile
-        if spec.stored in ("int8", "bfloat16") and spec.m <= tile.mr:
+        spec, tile, rows = self.spec, self.tile, self._header + self._steps
+        if spec.stored in ("int8", "bfloat16", "float16") and spec.m <= tile.mr:
             width = round_up(columns, tile.lanes)
-            self.simd.prefetch_ahead(self.b, n * spec.k + k * width, width)
-        elif tile.prefetch and spec.weight == "packed" and spec.stored == "float32":
-            tiles, panel = -(-spec.m // tile.mr), spec.k * tile.nr
-            within = (m // tile.mr * spec.k + k) * tile.nr // tiles
-            self.simd.prefetch(self.b, n * spec.k + panel + within)
+            self.simd.prefetch_ahead(self.b, n * rows + k * width, width)
+        elif tile.prefetch and spec.weight == "packed" and (spec.stored == "float32" or self._header):
+            tiles, panel = -(-spec.m // tile.mr), rows * tile.nr
+            within = (m // tile.mr * self._steps + k) * tile.nr // tiles
+            self.simd.prefetch(self.b, n * rows + panel + within)

@@ -36,9 +36,37 @@ def _nibbles(params: Mapping[str, int | bool], weight: Array) -> Array:
     return panels(words.T, params["lanes"], params["nr"]).view(np.int32)
 
 
+def _quads(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """int8 (n, k) -> panels of int32. The first row of a panel are -zero times the sums of its columns, the others have
+    in lane j four neighbouring numbers of column j, the last filled up with zeros."""
+    filled = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4)))
+    rows = np.concatenate([corrections(params["zero"], weight), filled.view(np.int32)], axis=1)
+    return panels(rows.T, params["lanes"], params["nr"])
+
+
+def _quad_pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """int8 (n, k) -> int32, for each 32 columns: their corrections as in `_quads`, then [k / 64][2][16][16], for each
+    step along k two of AMX's tiles, whose rows hold four neighbouring k for each of 16 columns."""
+    whole = np.pad(weight, ((0, -weight.shape[0] % 32), (0, -weight.shape[1] % 64)))
+    words = whole.view(np.int32).reshape(-1, 2, 16, whole.shape[1] // 64, 16)
+    tiles = words.transpose(0, 3, 1, 4, 2).reshape(len(words), -1)
+    return np.ravel(np.concatenate([corrections(params["zero"], whole).reshape(-1, 32), tiles], axis=1))
+
+
+def corrections(zero: int, weight: Array) -> Array:
+    """What makes the product with x of that with x + zero, (n, 1)."""
+    sums: Array = weight.sum(1, dtype=np.int32, keepdims=True)
+    return -zero * sums
+
+
 def _halves(params: Mapping[str, int | bool], weight: Array) -> Array:
     """As `panels`, in bfloat16."""
     return bfloat16(_matrix(params, weight))
+
+
+def _float16(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """As `panels`, in float16."""
+    return _matrix(params, weight).astype(np.float16)
 
 
 def _pairs(params: Mapping[str, int | bool], weight: Array) -> Array:
@@ -103,7 +131,10 @@ _FILTER = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  #
 _PACKERS = {
     "panels": _matrix,
     "nibbles": _nibbles,
+    "quads": _quads,
+    "quad_pairs": _quad_pairs,
     "halves": _halves,
+    "float16": _float16,
     "pairs": _pairs,
     "conv_pairs": _conv_pairs,
     "conv": _conv,

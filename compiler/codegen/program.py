@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chipfit.codegen.spec import KernelSpec, Packing, Shape
 from chipfit.ir.graph import Node, Value
 from chipfit.targets.tiles import Tile
+
+# Picks one of a kernel's tiles, of which analysis ranks the best first.
+Choose = Callable[[KernelSpec, Sequence[Tile]], Tile]
+
+
+def first(_spec: KernelSpec, ranked: Sequence[Tile]) -> Tile:
+    """The tile that analysis picks."""
+    return ranked[0]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What compiling may time: `choose` picks tiles, and TVM tries `trials` schedules of each function left to it."""
+
+    choose: Choose = first
+    trials: int = 0
 
 
 @dataclass(frozen=True, slots=True)

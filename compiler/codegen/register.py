@@ -7,20 +7,23 @@ from dataclasses import dataclass
 
 from tvm.tirx.script import builder as T
 
+from chipfit.codegen.dots import FLOAT, Arithmetic
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, pieces
 
 Position = Callable[[Expr, Expr], Sequence[Expr]]  # (row, column) of the tile -> the output's logical index
 Multiply = Callable[[Sequence[Expr], Sequence[Expr]], None]  # (one scalar per row, one vector per column vector)
+Number = Callable[[Expr, Expr], Expr]  # (a vector of sums, its row in the tile) -> float32
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where finished vectors go."""
+    """Where finished vectors go, and what makes numbers of the sums before they are finished."""
 
     buffer: Buffer
     layout: Layout
     finish: Finish
+    number: Number = lambda total, row: total
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class RegisterTile:
     rows: int
     columns: int
     padded: bool = False
+    arithmetic: Arithmetic = FLOAT
 
     @property
     def vectors(self) -> int:
@@ -43,15 +47,26 @@ class RegisterTile:
         """How many lanes of a vector are inside."""
         return min(self.simd.lanes, self.columns - vector * self.simd.lanes)
 
-    def emit(self, reduce: Callable[[Multiply], None], position: Position, output: Output) -> None:
-        """Accumulate by `reduce`, which emits the loops and calls `multiply` in them, then finish and store."""
-        accumulators = [[self.simd.register(self.simd.splat(0)) for _ in range(self.vectors)] for _ in range(self.rows)]
+    def emit(
+        self,
+        reduce: Callable[[Multiply], None],
+        position: Position,
+        output: Output,
+        starts: Sequence[Expr] | None = None,
+    ) -> None:
+        """Accumulate by `reduce`, which emits the loops and calls `multiply` in them, then finish and store.
+
+        `starts`: what each column vector's sums start from, zero unless told.
+        """
+        arithmetic, simd = self.arithmetic, self.simd
+        starts = [arithmetic.zero(simd)] * self.vectors if starts is None else starts
+        accumulators = [[simd.register(start, arithmetic.dtype) for start in starts] for _ in range(self.rows)]
 
         def multiply(scalars: Sequence[Expr], vectors: Sequence[Expr]) -> None:
             for row, scalar in zip(accumulators, scalars, strict=True):
-                factor = self.simd.splat(scalar)
+                factor = simd.splat(scalar)
                 for accumulator, vector in zip(row, vectors, strict=True):
-                    self.simd.set(accumulator, self.simd.get(accumulator) + factor * vector)
+                    simd.set(accumulator, arithmetic.add(simd, simd.get(accumulator), factor, vector))
 
         reduce(multiply)
         self._store(accumulators, position, output)
@@ -61,7 +76,7 @@ class RegisterTile:
         for row, registers in enumerate(accumulators):
             for vector, register in enumerate(registers):
                 where, valid = position(row, vector * self.simd.lanes), self.valid(vector)
-                value = self.simd.get(register)
+                value = output.number(self.simd.get(register), row)
                 value = value if heavy else output.finish(value, where, valid)
                 self.simd.store(output.buffer, output.layout.at(where), value, None if self.padded else valid)
         if heavy:

@@ -18,7 +18,7 @@ from chipfit.targets.tiles import Tile
 _LOWEST = -3.4028234663852886e38
 _TINY = 1.1754943508222875e-38
 _IN_FLIGHT = 4  # independent sums, about the latency of an addition in cycles
-_PARALLEL = 16384  # elements from which waking the other threads pays
+PARALLEL = 16384  # elements from which waking the other threads pays
 
 Value = Callable[[Expr, int], Expr]  # (first element, valid lanes) -> vector
 Combine = Callable[[Expr, Expr], Expr]
@@ -76,7 +76,7 @@ def build_softmax(spec: SoftmaxSpec, tile: Tile, name: str, shapes: Sequence[Sha
     simd, layout = Simd(tile.lanes), dense_layout(spec.shape, spec.shape)
 
     def body(x: Buffer, *rest: Buffer) -> None:
-        with jobs(*spec.shape[:-1], parallel=math.prod(spec.shape) >= _PARALLEL) as at:
+        with jobs(*spec.shape[:-1], parallel=math.prod(spec.shape) >= PARALLEL) as at:
             start, scores = layout.at((*at, 0)), _scores(spec, simd, x, rest, at)
             softmax_row(Row(simd, spec.shape[-1]), spec.log, scores, rest[-1], start)
 
@@ -131,7 +131,7 @@ def build_norm(spec: NormSpec, tile: Tile, name: str, shapes: Sequence[Shape] | 
             value = value if weight is None else value * simd.load(weight, i, valid)
             return value if bias is None else value + simd.load(bias, i, valid)
 
-        with jobs(spec.rows, parallel=spec.rows * spec.width >= _PARALLEL) as (r,):
+        with jobs(spec.rows, parallel=spec.rows * spec.width >= PARALLEL) as (r,):
             start = r * spec.width
             normal = _normal(spec, Row(simd, spec.width), lambda i, valid: simd.load(x, start + i, valid))
 

@@ -9,14 +9,19 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm.s_tir.dlight.base import try_inline
 
+from chipfit.codegen.stock_search import searched
+
 OURS = "chipfit.generated"  # the attribute of functions that come scheduled
 PARALLEL_FROM = 1 << 13  # elements from which starting the threads (some microseconds) pays
 
 
-def schedule_stock(module: Any, lanes: int) -> Any:
-    """The module with every function that is not ours inlined, parallel over rows and vectorised along them."""
+def schedule_stock(module: Any, lanes: int, target: Any, trials: int) -> Any:
+    """The module with every function that is not ours inlined, parallel over rows and vectorised along them.
+
+    With `trials`, at the fastest schedule of so many that TVM's own search finds.
+    """
     updated = {
-        name: scheduled(function, lanes)
+        name: (searched(function, target, trials) if trials else None) or scheduled(function, lanes)
         for name, function in module.functions_items()
         if isinstance(function, tirx.PrimFunc) and OURS not in (function.attrs or {})
     }

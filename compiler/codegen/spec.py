@@ -3,7 +3,7 @@
 Every generator is `build_*(spec, tile, name, shapes=None) -> PrimFunc`. Its parameters come in the order of
 `spec.arguments(tile)`: activations, weight, the epilogue's operands, output. `shapes` lets the caller declare each
 argument with the shape that its tensor happens to have (same number of elements), so that views cost nothing. All
-numbers are float32, but for weights that are stored as int8.
+numbers are float32, but for weights in few bits and rows rounded to int8.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from chipfit.ir.stored import GROUP, Format, groups
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tiles import QUAD, Tile
 
 Shape = tuple[int, ...]
 WORD = 8  # int4 in an int32
+ROW_STEP, ROW_BLOCK = 64, 16  # int8 and rows that rounded rows are filled up to: what a tile of AMX takes
 AMX_PANEL, AMX_DEPTH = 32, 32  # columns of a panel of bfloat16 pairs, and rows that one step along k takes
 
 
@@ -112,8 +113,9 @@ class Packing:
     """How the runtime lays out a parameter, done once at load time by `packing.pack`. Plain data, JSON-able.
 
     Kinds, with what they take in brackets:
-    matrices: `panels` (`lanes`, `nr`, `transposed`), `halves` (the same, in bfloat16), `pairs` (bfloat16 for AMX;
-    `transposed`), `nibbles` (int4; `lanes`, `nr`, `k`, `group`);
+    matrices: `panels` (`lanes`, `nr`, `transposed`), `halves` and `float16` (the same, in bfloat16 and in float16),
+    `pairs` (bfloat16 for AMX; `transposed`), `nibbles` (int4; `lanes`, `nr`, `k`, `group`), `quads` (int8 for dot
+    products; `lanes`, `nr`, and `zero` of the other factor), `quad_pairs` (int8 for AMX; `zero`);
     filters (OC, IC / groups, R, S): `conv` (`lanes`, `nr`, `groups`, `half` to round to bfloat16), `conv_pairs` (as
     `pairs` over (R, S, IC); `planar` fills up rows of taps, else each tap), `winograd` (3 x 3; `lanes`, `nr`);
     filters (C, 1, R, S): `depthwise` (`lanes`).
@@ -167,8 +169,9 @@ class MatmulSpec:
 
     weight: `packed`: B is one parameter for all b (share = batch is implied), stored as PyTorch has it, (n, k) if
     `transposed` as in aten.linear, else (k, n), and packed by the runtime. Its numbers are `stored` so: an int8's scale
-    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside bfloat16 A may be rounded
-    too. `activation`: B is a tensor of (batch / share, k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T.
+    is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside float16 and bfloat16 A may
+    be rounded too. `rounded`: beside int8 A is as `RoundSpec` writes it. `activation`: B is a tensor of (batch / share,
+    k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T.
     Views override the dense layouts; the B view is indexed by b // share.
     """
 
@@ -179,13 +182,16 @@ class MatmulSpec:
     weight: Literal["packed", "activation"] = "packed"
     transposed: bool = True
     share: int = 1
-    stored: Literal["float32", "bfloat16"] | Format = "float32"
+    stored: Literal["float32", "float16", "bfloat16"] | Format = "float32"
     epilogue: Epilogue = Epilogue()
     a_view: View | None = None
     b_view: View | None = None
     c_view: View | None = None
+    rounded: bool = False
 
     def a_layout(self) -> View:
+        if self.rounded:
+            return dense(1, round_up(self.m, ROW_BLOCK), row_words(self.k))
         return self.a_view or dense(self.batch, self.m, self.k)
 
     def b_layout(self) -> View:
@@ -196,7 +202,9 @@ class MatmulSpec:
         return self.c_view or dense(self.batch, self.m, self.n)
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
-        a, c = Argument("activation", self.a_layout().shape), Argument("output", self.c_layout().shape)
+        kind = "int32" if self.rounded else "float32"
+        a = Argument("activation", self.a_layout().shape, dtype=kind)
+        c = Argument("output", self.c_layout().shape)
         return (a, *self._factor(tile), *_operands(self.epilogue.operands), c)
 
     def _factor(self, tile: Tile) -> tuple[Argument, ...]:
@@ -207,6 +215,11 @@ class MatmulSpec:
         panels = Packing("panels", {**shape, "transposed": self.transposed})
         if self.stored == "bfloat16":
             return (self._halves(tile),)
+        if self.stored == "float16":
+            packing = Packing("float16", {**shape, "transposed": self.transposed})
+            return (Argument("weight", (columns * self.k,), packing, "float16"),)
+        if self.rounded and tile.unit != "vector":
+            return (self._quads(tile),)
         if self.stored != "int4":
             return (Argument("weight", (columns * self.k,), panels, self.stored),)
         nibbles = Packing("nibbles", {**shape, "k": self.k, "group": GROUP})
@@ -220,6 +233,32 @@ class MatmulSpec:
             return Argument("weight", (size,), Packing("pairs", {"transposed": self.transposed}), "uint16")
         shape = {"lanes": tile.lanes, "nr": tile.nr, "transposed": self.transposed}
         return Argument("weight", (round_up(self.n, tile.lanes) * self.k,), Packing("halves", shape), "uint16")
+
+    def _quads(self, tile: Tile) -> Argument:
+        """B as words of four int8, after the sums of its columns."""
+        if tile.unit == "amx":
+            words = round_up(self.n, AMX_PANEL) * (1 + round_up(self.k, ROW_STEP) // QUAD)
+            return Argument("weight", (words,), Packing("quad_pairs", {"zero": tile.zero}), "int32")
+        words = round_up(self.n, tile.lanes) * (1 + -(-self.k // QUAD))
+        packing = Packing("quads", {"lanes": tile.lanes, "nr": tile.nr, "zero": tile.zero})
+        return Argument("weight", (words,), packing, "int32")
+
+
+@dataclass(frozen=True)
+class RoundSpec:
+    """Rows of (rows, width) rounded to int8 as `ir.rounded` describes.
+
+    The output is made of words of four numbers, to each of which the tile's `zero` is added. A row of it has its
+    numbers, filled up to `ROW_STEP` with no matter what, then a cache line that begins with its scale, as the bits of
+    a float32. So rows of a power of two don't share cache sets. There are rows up to a multiple of `ROW_BLOCK`.
+    """
+
+    rows: int
+    width: int
+
+    def arguments(self, tile: Tile) -> tuple[Argument, ...]:
+        output = (round_up(self.rows, ROW_BLOCK), row_words(self.width))
+        return (Argument("activation", (self.rows, self.width)), Argument("output", output, dtype="int32"))
 
 
 @dataclass(frozen=True)
@@ -429,6 +468,16 @@ class NormSpec:
 
 def round_up(size: int, step: int) -> int:
     return -(-size // step) * step
+
+
+def row_words(width: int) -> int:
+    """Of a rounded row with its scale."""
+    return scale_word(width) + ROW_STEP // QUAD
+
+
+def scale_word(width: int) -> int:
+    """Where in a rounded row its scale is."""
+    return round_up(width, ROW_STEP) // QUAD
 
 
 def dense(batch: int, rows: int, columns: int) -> View:

@@ -9,7 +9,7 @@ kernel: they are computed at compile time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from chipfit.ir.emit import resolve
 from chipfit.ir.graph import EntryPoint, Node, Value
 from chipfit.ir.precision import narrow
+from chipfit.ir.rounded import reads_rounded_rows, rounded_rows
 from chipfit.ir.stored import stored_weight
 
 MATMULS = frozenset({"linear", "matmul", "mm", "bmm", "addmm"})
@@ -39,13 +40,17 @@ EPILOGUE |= {"gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel: `nodes` in topological order, what they read from outside, and what others read of them."""
+    """One kernel: `nodes` in topological order, what they read from outside, and what others read of them.
+
+    `rounded`: it is a product of whole numbers, whose first factor another kernel rounded to int8.
+    """
 
     kind: str  # matmul, attention, conv, depthwise, pool, reduce, pointwise, move or opaque
     anchor: Node
     nodes: tuple[Node, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    rounded: bool = False
 
     @property
     def output(self) -> Value:
@@ -129,6 +134,7 @@ class Planner:
     def plan(self) -> tuple[Kernel, ...]:
         for node in self.nodes:
             self.claim_rms_norm(node)
+            self.claim_rounding(node)
         for node in self.nodes:
             if node.name not in self.owner and kind_of(node) not in ("pointwise", "move"):
                 self.claim_anchor(node)
@@ -171,6 +177,13 @@ class Planner:
         if gain and gain.kind == "mul" and self.is_gain(gain, scaled):
             chain.append(gain)
         self.claim(mean.name, [*chain, *self.epilogue(chain[-1])])
+
+    def claim_rounding(self, layer: Node) -> None:
+        """What rounds the rows that a layer multiplies as whole numbers: a kernel of its own, as layers share them."""
+        nodes = rounded_rows(self.entry, layer.inputs[0]) if layer.kind == "linear" else ()
+        if nodes and nodes[-1].name not in self.owner:
+            anchor = next(node for node in nodes if node.kind == "amax")
+            self.claim(anchor.name, nodes)
 
     def is_gain(self, node: Node, scaled: Node) -> bool:
         others = [value for value in node.inputs if value.name != scaled.name]
@@ -258,12 +271,18 @@ class Planner:
         anchor = next(node for node in nodes if node.name == name)
         members = {kind_of(node) for node in nodes}
         mixed = kind_of(anchor) == "move" and "pointwise" in members
-        return kernel_of("pointwise" if mixed else kind_of(anchor), anchor, nodes)
+        kernel = kernel_of("pointwise" if mixed else kind_of(anchor), anchor, nodes)
+        return replace(kernel, rounded=reads_rounded_rows(self.entry, anchor))
 
 
 def kernel_of(kind: str, anchor: Node, nodes: tuple[Node, ...]) -> Kernel:
     """The kernel of some nodes in order; only the last one's outputs are read from outside."""
     return Kernel(kind, anchor, nodes, outside(nodes), nodes[-1].outputs)
+
+
+def rounds_rows(kernel: Kernel) -> bool:
+    """Whether a kernel rounds rows to int8 for products of whole numbers, and nothing else."""
+    return kernel.anchor.kind == "amax" and len(kernel.nodes) > 1
 
 
 def outside(nodes: Sequence[Node]) -> tuple[Value, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, masks, origin
+from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, masks, origin, rounds_rows
 from chipfit.ir.graph import Arg, Node, Value, needed
 from chipfit.ir.ops.signature import arguments
 
@@ -17,6 +17,7 @@ __all__ = ["Kernel", "Work", "at", "folded", "is_view", "kernels", "work"]
 Shapes = Mapping[str, tuple[int, ...]]
 Dims = dict[str, int]
 
+SCALE_BYTES = 4
 FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 
 
@@ -24,10 +25,10 @@ FREE = STRIDED - {"expand", "transpose", "permute", "t"}
 class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
-    `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and narrow, whether it multiplies in
-    bfloat16. Of an attention: batch, counting heads, share, m, n, k, width, causal, and streamed, the bytes of keys and
-    values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups; of a conv dilation and narrow
-    too. Of a reduce: rows, width. Of a pointwise or move: elements.
+    `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and whether it multiplies in fewer
+    bits: narrow, in bfloat16, half, in float16, rounded, in int8. Of an attention: batch, counting heads, share, m, n,
+    k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc,
+    r, s, stride, groups; of a conv dilation and narrow too. Of a reduce: rows, width. Of a pointwise or move: elements.
     `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
     """
 
@@ -53,13 +54,23 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(counted(kernel)) - 1}
     read = read_bytes(kernel, shapes)
     if kernel.kind == "matmul":
-        dims["streamed"] = streamed_bytes(kernel, shapes)
+        dims["streamed"], dims["rounded"] = streamed_bytes(kernel, shapes), int(kernel.rounded)
     if kernel.kind in ("matmul", "conv"):
         dims["narrow"] = int(kernel.anchor.outputs[0].type.dtype == torch.bfloat16)
+    if kernel.kind == "matmul":
+        dims["half"] = int(kernel.anchor.outputs[0].type.dtype == torch.float16)
     if is_view(kernel):
         return Work(0, 0, 0, dims)
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
-    return Work(flops, read, size_in_bytes(kernel.outputs, shapes), dims)
+    return Work(flops, read, written_bytes(kernel, shapes), dims)
+
+
+def written_bytes(kernel: Kernel, shapes: Shapes) -> int:
+    """Of its outputs; rows rounded to int8 are stored so, each with a scale."""
+    if rounds_rows(kernel):
+        *rows, width = shapes[kernel.name]
+        return math.prod(rows) * (width + SCALE_BYTES)
+    return size_in_bytes(kernel.outputs, shapes)
 
 
 def is_view(kernel: Kernel) -> bool:

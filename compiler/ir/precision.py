@@ -1,7 +1,7 @@
-"""Multiplying in bfloat16 between values of float32: how a graph spells it, written and recognised in one place.
+"""Multiplying in bfloat16 or float16 between values of float32: how a graph spells it, written and recognised here.
 
-A layer y = f(x, W) becomes to(f(to(x), to(W))): both factors rounded to bfloat16, what comes out float32 again. W
-itself stays a float32 parameter, which can be trained. A kernel for it need not round the sum.
+A layer y = f(x, W) becomes to(f(to(x), to(W))): both factors rounded, what comes out float32 again. W itself stays a
+float32 parameter, which can be trained. A kernel for it need not round the sum.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
 from chipfit.ir.ops.signature import arguments, with_arguments
 
 LAYERS = ("linear", "conv2d")
+DTYPES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class Narrow:
-    """A layer in bfloat16: the casts of its source and its weight, itself, and the cast of its result."""
+    """A layer in fewer bits: the casts of its source and its weight, itself, and the cast of its result."""
 
     source: Node
     weight: Node
@@ -27,21 +28,25 @@ class Narrow:
     result: Node
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.layer.outputs[0].type.dtype
+
+    @property
     def nodes(self) -> tuple[Node, ...]:
         return self.source, self.weight, self.layer, self.result
 
 
-def spelled(layer: Node) -> Iterator[Node]:
-    """The nodes that take a layer's place; its bias is added in float32."""
+def spelled(layer: Node, dtype: torch.dtype) -> Iterator[Node]:
+    """The nodes that take a layer's place to multiply in `dtype`; its bias is added in float32."""
     given = arguments(layer)
     source, weight, bias = given["input"], given["weight"], given["bias"]
     if not isinstance(source, Value) or not isinstance(weight, Value):
         raise TypeError(f"{layer.name} has no source or weight.")
     result = layer.outputs[0]
-    halves = [_value(result, name, value.shape, torch.bfloat16) for name, value in (("x", source), ("w", weight))]
+    halves = [_value(result, name, value.shape, dtype) for name, value in (("x", source), ("w", weight))]
     for value, half in zip((source, weight), halves, strict=True):
-        yield Node("aten.to.dtype", (value, torch.bfloat16), (), (half,), layer.module)
-    product = _value(result, "y", result.shape, torch.bfloat16)
+        yield Node("aten.to.dtype", (value, dtype), (), (half,), layer.module)
+    product = _value(result, "y", result.shape, dtype)
     plain = with_arguments(layer, input=halves[0], weight=halves[1], bias=None)
     yield Node(layer.op, plain.args, plain.kwargs, (product,), layer.module)
     whole = result if bias is None else _value(result, "sum", result.shape, torch.float32)
@@ -57,7 +62,7 @@ def spelled(layer: Node) -> Iterator[Node]:
 
 def narrow(entry: EntryPoint, layer: Node) -> Narrow | None:
     """A layer that is spelled so, with casts that nothing else reads and a weight that is a parameter."""
-    if layer.kind not in LAYERS or layer.outputs[0].type.dtype != torch.bfloat16 or len(layer.inputs) != 2:
+    if layer.kind not in LAYERS or layer.outputs[0].type.dtype not in DTYPES or len(layer.inputs) != 2:
         return None
     source, weight = (entry.producers.get(value.name) for value in layer.inputs)
     readers = entry.consumers.get(layer.name, ())

@@ -32,15 +32,30 @@ class Shapes(Mapping[str, tuple[int, ...]]):
 
 
 @dataclass(frozen=True)
+class Sized(Mapping[str, tuple[int, ...]]):
+    """Value name -> shape, put together when it is asked for: most questions are about few values."""
+
+    places: Mapping[str, tuple[int, ...]]  # value -> its dimensions as places in `sizes`
+    sizes: Sequence[int]
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return tuple([self.sizes[place] for place in self.places[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+@dataclass(frozen=True)
 class Trace:
     """What every question about one entry point starts from."""
 
-    shapes: Mapping[str, tuple[int, ...]]
     nodes: frozenset[str]
     extents: tuple[Extent, ...]  # the different ones along all dimensions
     places: Mapping[str, tuple[int, ...]]  # value -> its dimensions as places in `extents`
     sized: Mapping[Extent, tuple[int, ...]]  # atom -> the extents that it is part of
-    carriers: Mapping[Extent, tuple[str, ...]]  # atom -> the values along which it lies
     sources: Mapping[str, tuple[str, ...]]  # value -> the values that it is computed from
 
 
@@ -58,17 +73,11 @@ def trace(graph: Graph, entry: EntryPoint, analysis: Analysis) -> Trace:
     for place, root in enumerate(extents):
         for atom in dict.fromkeys(root.atoms()):
             sized.setdefault(atom, []).append(place)
-    carriers: dict[Extent, list[str]] = {}
-    for name, labels in roots.items():
-        for atom in {atom for root in labels for atom in root.atoms()}:
-            carriers.setdefault(atom, []).append(name)
     return Trace(
-        {name: value.shape for name, value in values.items()},
         frozenset(node.name for node in entry.nodes),
         extents,
         {name: tuple(number[root] for root in labels) for name, labels in roots.items()},
         {atom: tuple(places) for atom, places in sized.items()},
-        {atom: tuple(names) for atom, names in carriers.items()},
         {out.name: tuple(value.name for value in node.inputs) for node in entry.nodes for out in node.outputs},
     )
 
@@ -89,8 +98,7 @@ def what_if(graph: Graph, configuration: Configuration, batch: int | None = None
     sizes = [extent.size for extent in known.extents]
     for place in {place for atom in changed for place in known.sized.get(atom, ())}:
         sizes[place] = resize.size(known.extents[place])
-    names = {name for atom in changed for name in known.carriers.get(atom, ())}
-    shapes = {**known.shapes, **{name: tuple([sizes[place] for place in known.places[name]]) for name in names}}
+    shapes = Sized(known.places, sizes)
     if not configuration.dropped:
         return Shapes(shapes, known.nodes)
     point = graph.entries[entry]

@@ -9,14 +9,15 @@ its first columns, the high halves the others; columns that fill up the last gro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 import torch
 
-from chipfit.ir.graph import Arg, EntryPoint, Node, TensorType, Value, map_values
+from chipfit.ir.graph import EntryPoint, Node, Value
+from chipfit.ir.spelling import Writer, cone, same
 
 GROUP = 32  # columns that share a scale; what llama.cpp's Q4_0 has
 ZERO = 8  # the int4 that stands for 0
@@ -46,47 +47,32 @@ def spelled(numbers: Value, scales: Value, result: Value, module: str = "") -> S
     """`result`, (..., columns) float32, as the product of numbers (..., stored columns) and scales (..., groups)."""
     stored = DTYPES[numbers.type.dtype]
     write = _int8 if stored == "int8" else _int4
-    return Stored(stored, numbers, scales, tuple(write(_Writer(result, module), numbers, scales)))
+    return Stored(stored, numbers, scales, tuple(write(Writer(result, module), numbers, scales)))
 
 
 def stored_weight(entry: EntryPoint, node: Node) -> Stored | None:
     """The matrix in few bits that a linear layer reads, if it is its only reader."""
     producer = entry.producers.get(node.inputs[1].name) if node.kind == "linear" else None
-    cone = _cone(entry, producer) if producer and producer.kind in _LAST else ()
+    nodes = cone(entry, producer) if producer and producer.kind in _LAST else ()
     given = {value.name for value in entry.inputs}
-    inside = {one.name for one in cone}
-    leaves = {value.name: value for one in cone for value in one.inputs if value.name not in inside}
+    inside = {one.name for one in nodes}
+    leaves = {value.name: value for one in nodes for value in one.inputs if value.name not in inside}
     parts = sorted(leaves.values(), key=lambda value: value.type.dtype.is_floating_point)
     if not producer or len(parts) != 2 or parts[0].type.dtype not in DTYPES or not given.isdisjoint(leaves):
         return None
     expected = spelled(parts[0], parts[1], producer.outputs[0])
-    if _normalised(expected.nodes, parts) != _normalised(cone, parts):
+    if not same(expected.nodes, nodes, parts):
         return None
-    readers = {reader.name for one in cone for reader in entry.consumers[one.name]}
-    return replace(expected, nodes=cone) if readers <= inside | {node.name} else None
+    readers = {reader.name for one in nodes for reader in entry.consumers[one.name]}
+    return replace(expected, nodes=nodes) if readers <= inside | {node.name} else None
 
 
-@dataclass(frozen=True)
-class _Writer:
-    """Makes the nodes of one result."""
-
-    result: Value
-    module: str
-
-    def node(self, name: str, op: str, args: tuple[Arg, ...], shape: Sequence[int]) -> Node:
-        value = Value(f"{self.result.name}.{name}", TensorType(tuple(shape), torch.float32))
-        return Node(op, args, (), (value,), self.module)
-
-    def last(self, op: str, args: tuple[Arg, ...]) -> Node:
-        return Node(op, args, (), (self.result,), self.module)
-
-
-def _int8(write: _Writer, numbers: Value, scales: Value) -> Iterator[Node]:
+def _int8(write: Writer, numbers: Value, scales: Value) -> Iterator[Node]:
     yield (cast := write.node("cast", "aten.to.dtype", (numbers, torch.float32), numbers.shape))
     yield write.last("aten.mul.Tensor", (cast.outputs[0], scales))
 
 
-def _int4(write: _Writer, numbers: Value, scales: Value) -> Iterator[Node]:
+def _int4(write: Writer, numbers: Value, scales: Value) -> Iterator[Node]:
     """In exact float32: a byte is low + 16 high."""
     *lead, columns = write.result.shape
     count = groups(columns)
@@ -111,23 +97,3 @@ def _int4(write: _Writer, numbers: Value, scales: Value) -> Iterator[Node]:
 
 
 _LAST = ("mul", "reshape", "slice")  # what the spellings end with
-_LONGEST = 16  # nodes of no spelling
-
-
-def _cone(entry: EntryPoint, last: Node) -> tuple[Node, ...]:
-    """The nodes that `last` depends on and itself, in order; empty if they are more than a spelling has."""
-    found, waiting = {last.name}, [last]
-    while waiting and len(found) < _LONGEST:
-        for value in waiting.pop().inputs:
-            producer = entry.producers.get(value.name)
-            if producer and producer.name not in found:
-                found.add(producer.name)
-                waiting.append(producer)
-    return () if waiting else tuple(node for node in entry.nodes if node.name in found)
-
-
-def _normalised(nodes: Sequence[Node], leaves: Iterable[Value]) -> list[tuple[Arg, ...]]:
-    """What the nodes compute, whatever their values are called."""
-    names = [*(value.name for value in leaves), *(node.name for node in nodes)]
-    numbered = {name: Value(str(index), TensorType((), torch.float32)) for index, name in enumerate(names)}
-    return [(node.kind, *(map_values(arg, numbered) for arg in node.args), *node.outputs[0].shape) for node in nodes]

@@ -54,13 +54,21 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
     limits = budget.absolute(baseline)
-    whole = strategy.task.landscape.cost(Configuration()).latency_ms
+    cost = strategy.task.landscape.cost(Configuration())
+    whole = cost.latency_ms
+    unseen = baseline["memory"] / cost.peak_memory_bytes  # images have halos and padding besides
+    if "memory" in limits:
+        limits["memory"] /= unseen  # from here on in the model's bytes
     ratio = baseline["latency"] / whole if measure else 1.0
     limit = limits.get("latency", math.inf)
     aim = limit * AIM / ratio
     fitting = list[Choice]()
     for _ in range(ATTEMPTS):
-        found = attempt(strategy, limits, aim, budget, baseline)
+        scales = {"latency": limit / aim, "memory": unseen}
+        try:
+            found = attempt(strategy, {**limits, "latency": aim} if "latency" in limits else limits)
+        except UnreachableError as error:
+            raise infeasible(error, budget, baseline, scales) from None
         if measure is None or "latency" not in limits:
             return found
         measured = measure(found.configuration)
@@ -77,29 +85,21 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     return min(fitting, key=lambda choice: choice.expected_loss)
 
 
-def attempt(
-    strategy: Strategy, limits: Mapping[str, float], aim: float, budget: Budget, baseline: Mapping[str, float]
-) -> Choice:
-    """One proposal, with predicted milliseconds limited to `aim` where the budget limits latency."""
-    aimed = {**limits, "latency": aim} if "latency" in limits else limits
-    try:
-        found = strategy.propose(aimed)
-    except UnreachableError as error:
-        scale = limits["latency"] / aim if "latency" in limits else 1.0
-        raise infeasible(error, budget, baseline, scale) from None
+def attempt(strategy: Strategy, limits: Mapping[str, float]) -> Choice:
+    """One proposal within limits as the cost model counts them."""
+    found = strategy.propose(limits)
     predicted = strategy.task.landscape.cost(found.configuration).latency_ms
     return Choice(found.configuration, predicted, None, found.gap, found.loss)
 
 
 def infeasible(
-    error: UnreachableError, budget: Budget, baseline: Mapping[str, float], scale: float
+    error: UnreachableError, budget: Budget, baseline: Mapping[str, float], scales: Mapping[str, float]
 ) -> InfeasibleBudgetError:
-    """The error that names the constraint to loosen and how far; `scale` is from aimed milliseconds to the limit's."""
+    """The error that names the constraint to loosen and how far; `scales` are of real figures to the model's."""
     if error.nearest is None:
         return InfeasibleBudgetError(f"No configuration meets {budget}, not even with one of its limits left out.")
     quantity, reachable = error.nearest
-    if quantity == "latency":
-        reachable *= scale
+    reachable *= scales.get(quantity, 1.0)
     limit = next(limit for limit in budget.limits if limit.quantity == quantity)
     share = reachable / baseline[quantity] if limit.relative else reachable
     nearest = Limit(quantity, share * MARGIN, limit.relative)

@@ -18,7 +18,11 @@ from chipfit.errors import UserError
 from chipfit.examples import minilm, resnet20, smollm2
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
+from chipfit.passes.base import Context
+from chipfit.passes.float16 import Float16
 from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.quantize import Quantize
+from chipfit.probes import encoder
 from chipfit.targets.registry import get_target
 
 ARM = "cortex-a76"
@@ -54,6 +58,18 @@ def test_numbers_are_torchs(emulator, source, tmp_path):
         expected = model(*inputs).numpy()
     (found,) = Emulated(folder, str(emulator))(*(tensor.numpy() for tensor in inputs))
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("chosen", "unit"), [(Quantize(activations=True), "sdot"), (Float16(), "half")])
+def test_fewer_bits_go_to_the_chips_own_units(emulator, tmp_path, chosen, unit):
+    """A layer of MiniLM's sizes; compiling it compares the numbers within its precision's tolerance."""
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 128, 384),)
+    graph = import_model(encoder(384, 12, 32, 1536).eval(), inputs)
+    small = rebatch(chosen.run(graph, Context(teacher=graph)).graph, 1)
+    cross_compile(small, get_target(ARM), tmp_path / "library", inputs)
+    record = json.loads((tmp_path / "library/library.json").read_text())
+    assert [kernel["tile"]["unit"] for kernel in record["kernels"] if kernel.get("kernel") == "matmul"] == [unit] * 6
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +134,7 @@ def test_the_main_job_says_what_was_not_run(emulator, tmp_path):
     assert json.loads((out / "library.json").read_text())["threads"] == 4
 
 
-def test_a_chip_that_nothing_compiles_for_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="can cost ascend-910b3 but not compile for it yet"):
-        compile_source("resnet20", target="ascend-910b3", budget="latency=60%", out=tmp_path / "out")
+@pytest.mark.parametrize("name", ["ascend-910b3", "h100-sxm", "mi300x"])
+def test_a_chip_that_nothing_compiles_for_is_one_sentence(name, tmp_path):
+    with pytest.raises(UserError, match=f"can cost {name} but not compile for it yet"):
+        compile_source("resnet20", target=name, budget="latency=60%", out=tmp_path / "out")

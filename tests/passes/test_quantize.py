@@ -1,23 +1,28 @@
-"""Quantised weights: int8 beside a scale for each row, rounded to the nearest step, shared tables included."""
+"""Quantised weights: int8 beside a scale for each row, rounded to the nearest step, shared tables included; and rows of
+what layers read in int8 too."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from chipfit.codegen import compile_graph
-from chipfit.codegen.check import TOLERANCE
+from chipfit.codegen.check import TOLERANCE, TOLERANCE_NARROW, WrongResult, check, tolerance
+from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
-from chipfit.ir.apply import apply
+from chipfit.ir.apply import apply, rebatch
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.emit import emit
-from chipfit.ir.text import from_text, to_text
+from chipfit.ir.emit import emit, run
+from chipfit.ir.fusion import kernels
+from chipfit.ir.text import canonical_text, from_text, to_text
 from chipfit.ir.verify import verify
 from chipfit.passes.base import Context
 from chipfit.passes.quantize import Quantize
 from chipfit.targets.registry import get_target
+from chipfit.targets.tiles import int8_unit
 
 HOST = get_target("host")
 
@@ -99,3 +104,86 @@ def test_nothing_to_quantize_changes_nothing():
     result = Quantize().run(graph, Context(teacher=graph))
     assert not result.modified
     assert to_text(result.graph) == to_text(graph)
+
+
+class Shared(nn.Module):
+    """Two layers that read one value, and one that reads what they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(40, 70), nn.Linear(40, 70, bias=False)
+        self.last = nn.Linear(70, 40)
+
+    def forward(self, x):
+        return x + self.last(torch.relu(self.first(x)) * self.second(x))
+
+
+def eight_bits(rows):
+    """A graph that multiplies int8 by int8, the module's own and an example."""
+    torch.manual_seed(0)
+    x = torch.randn(1, rows, 40)
+    graph = import_model(Shared().eval(), (x,))
+    result = Quantize(activations=True).run(graph, Context(teacher=graph))
+    verify(result.graph)
+    return rebatch(result.graph, 1), rebatch(graph, 1), x
+
+
+def test_layers_read_rows_rounded_once():
+    small, graph, x = eight_bits(9)
+    assert sum(node.kind == "round" for node in small.forward.nodes) == 2
+    assert [kernel.rounded for kernel in kernels(small.forward)] == [False, True, True, False, True]
+    top = x.abs().amax(-1, keepdim=True)
+    hidden = emit(small)(x) - emit(graph)(x)
+    assert 0 < hidden.abs().max() < 0.02 * emit(graph)(x).abs().max()
+    given = run(small, x, keep=["x.rounded"])["x.rounded"]
+    assert ((given - x).abs() <= top / 127 / 2 * 1.001).all()
+
+
+def test_what_is_emitted_is_imported_as_it_was():
+    torch.manual_seed(0)
+    graph = import_model(Shared().eval(), (torch.randn(1, 9, 40),))
+    small = Quantize(activations=True).run(graph, Context(teacher=graph)).graph
+    assert to_text(from_text(to_text(small))) == to_text(small)
+    again = import_model(emit(small), (torch.randn(1, 9, 40),))
+    assert canonical_text(again) == canonical_text(small)
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("able", [True, False])
+def test_the_library_multiplies_int8(tmp_path, rows, able):
+    small, _, x = eight_bits(rows)
+    figures = {name: figure for name, figure in HOST.profile.figures.items() if able or "int8" not in name}
+    target = replace(HOST, profile=replace(HOST.profile, figures=figures))
+    library = compile_graph(small, target, tmp_path / "library", (x,))
+    (found,) = library(x.numpy())
+    expected = emit(small)(x).detach()
+    assert (torch.from_numpy(found) - expected).abs().max() <= TOLERANCE_NARROW * expected.abs().max()
+    record = json.loads((tmp_path / "library/library.json").read_text())
+    products = [kernel for kernel in record["kernels"] if "rounded=True" in kernel.get("spec", "")]
+    assert len(products) == 3
+    assert {kernel["tile"]["unit"] for kernel in products} == {int8_unit(target.cpu, rows)}
+    assert not any("stock" in kernel for kernel in record["kernels"])
+
+
+def test_the_check_allows_what_last_bits_do_and_no_more():
+    small, _, x = eight_bits(9)
+    expected = run(small, x)
+    right = [expected[value.name].numpy() for value in small.forward.outputs]
+    assert TOLERANCE_NARROW <= tolerance(small, (x,), expected) < 0.1
+    check(lambda _: [array * (1 + TOLERANCE_NARROW / 2) for array in right], small, (x,))
+    with pytest.raises(WrongResult):
+        check(lambda _: [array * 1.2 for array in right], small, (x,))
+
+
+def test_a_rounded_value_that_others_read_is_a_value_like_any():
+    small, _, _ = eight_bits(9)
+    point = small.forward
+    rows = next(node for node in point.nodes if node.name == "x.rounded").outputs[0]
+    both = replace(point, outputs=(*point.outputs, rows))
+    assert [kernel.rounded for kernel in kernels(point)].count(True) == 3
+    assert [kernel.rounded for kernel in kernels(both)].count(True) == 1
+
+
+def test_rounding_what_layers_read_needs_eight_bits():
+    with pytest.raises(UserError, match="use it with bits=8"):
+        Quantize(bits=4, activations=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from chipfit.targets.calibrate import Calibration, Sample, cache_folder, fit, to_toml
-from chipfit.targets.profile import UNITS, Profile, read_folder, read_profile
+from chipfit.targets.profile import UNITS, Profile
+from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS
 
 TERM_UNITS = {"launch_time": "us", "matmul_cycle_time": "ns", "opaque_byte_time": "ps"}

@@ -1,10 +1,11 @@
 """The CPU model's amounts: cycles of the busiest thread, counted against a plain simulation of what kernels run."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
-from chipfit.targets.cpu import Cpu, kernel_seconds, product_cycles
+from chipfit.targets.cpu import CYCLES, Cpu, kernel_seconds, product_cycles
 from chipfit.targets.tiles import Tile, pixel_block, step_cycles
 
 CPU = Cpu(vector_bits=512, registers=32, l1_bytes=48 * 1024, l2_bytes=2 * 1024**2, threads=2)
@@ -45,3 +46,13 @@ def test_streaming_hides_behind_computing_in_part() -> None:
     assert kernel_seconds(1.0, 5.0, 0.0) == pytest.approx(6.0)
     assert kernel_seconds(0.0, 0.0, 7.0) == pytest.approx(7.0)
     assert 7.0 < kernel_seconds(0.0, 5.0, 7.0) < 8.0
+
+
+@pytest.mark.parametrize(("machine", "macs", "matrix"), [("x86_64", 128, 1024), ("x86_64", 128, 0), ("x86_64", 64, 0)])
+def test_int8_takes_the_cycles_of_its_unit(machine: str, macs: int, matrix: int) -> None:
+    able = replace(CPU, matrix_int8_macs=matrix, int8_macs=macs, machine=machine)
+    sizes = {"batch": 1, "m": 128, "n": 384, "k": 1536, "narrow": 0}
+    whole, eight = (CYCLES["matmul"](tuple((sizes | {"rounded": each}).items()), able) for each in (0, 1))
+    faster = (matrix or macs) / 32  # multiply-adds of float32 in a cycle
+    assert 0.5 * faster < whole / eight <= 1.6 * faster
+    assert CYCLES["matmul"](tuple((sizes | {"rounded": 1}).items()), CPU) == pytest.approx(whole, rel=0.05)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from chipfit.targets.detect import identity, usable_cores
-from chipfit.targets.profile import read_folder
+from chipfit.targets.reading import read_folder
 from chipfit.targets.registry import FOLDERS, get_target
 
 

@@ -55,3 +55,14 @@ def test_depthwise_goes_by_rows_where_a_plane_leaves_the_cache_or_channels_are_f
     assert depthwise_tile(AVX512, 1, 56, 56, 144).order == "rows"
     assert depthwise_tile(AVX512, 1, 28, 28, 16).order == "rows"
     assert depthwise_tile(AVX512, 1, 56, 56, 144).mr == 8
+
+
+def test_int8_goes_to_what_the_chip_has() -> None:
+    amx, vnni = Chip(matrix_int8_macs=1024, int8_macs=128, machine="x86_64"), Chip(int8_macs=128, machine="x86_64")
+    arm = Chip(128, 32, int8_macs=32, machine="aarch64")
+    units = {
+        name: [matmul_tile(chip, m, 384, 384, stored="int8", rounded=True).unit for m in (1, 128)]
+        for name, chip in {"amx": amx, "vnni": vnni, "arm": arm, "none": NEON}.items()
+    }
+    assert units == {"amx": ["vnni", "amx"], "vnni": ["vnni"] * 2, "arm": ["sdot"] * 2, "none": ["vector"] * 2}
+    assert matmul_tile(amx, 128, 384, 384, stored="int8").unit == "vector"
