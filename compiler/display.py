@@ -110,7 +110,7 @@ def fronts(found: Fronts) -> None:
             for point in front.points
         )
         title = f"{found.source} on {name} ({front.status}), {front.seconds:.1f} s"
-        columns = ("latency", "of uncompressed", "expected loss", "weights", "axes narrowed", "blocks dropped")
+        columns = ("latency", "part", "loss", "weights", "axes cut", "blocks dropped")
         show(TextTable(title, columns, rows))
     if len(found.fronts) > 1:
         show(regrets(found))

@@ -96,7 +96,7 @@ def write_comparison(found: Comparison, folder: Path) -> None:
 
 
 def front(landscape: Landscape) -> Front:
-    """The best quality at evenly spread latencies, as far down as there is any."""
+    """The best quality at evenly spread latencies, as far down as there is any; what two of them give is there once."""
     start = time.perf_counter()
     whole = landscape.cost(Configuration())
     shares = [WIDEST + (NARROWEST - WIDEST) * index / (POINTS - 1) for index in range(POINTS)]
@@ -106,7 +106,7 @@ def front(landscape: Landscape) -> Front:
             points.append(point(landscape, solve(landscape.problem, {"latency": share * whole.latency_ms})))
         except InfeasibleError:
             break
-    return Front(whole.latency_ms, tuple(points), time.perf_counter() - start, whole.status)
+    return Front(whole.latency_ms, tuple(dict.fromkeys(points)), time.perf_counter() - start, whole.status)
 
 
 def point(landscape: Landscape, solution: Solution) -> Point:

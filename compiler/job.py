@@ -97,7 +97,28 @@ class Job:
 
     @cached_property
     def choice(self) -> Choice:
-        return choose(self.strategy, self.budget, self.baseline, self.candidate_ms if self.target.is_host else None)
+        """What the strategy chose within the budget, as measured where the chip is here."""
+        measure = self.candidate_ms if self.target.is_host else None
+
+        def make(folder: Path) -> None:
+            found = choose(self.strategy, self.budget, self.baseline, measure)
+            write_json(folder / "result.json", found.to_json())
+
+        given = {
+            **self.study.origin,
+            "strategy": self.approach.name,
+            "passes": [one.name for one in self.study.pipeline.passes],
+            "limits": self.budget.absolute(self.baseline),
+            "chip": self.chip,
+            "seed": self.study.seed,
+            **asdict(self.tuning),
+        }
+        return Choice.from_json(self.stages.run("choice", given, make).json())
+
+    @property
+    def chip(self) -> str:
+        """What predictions rest on; the host's are corrected by measuring, and its probes never say the same twice."""
+        return self.target.name if self.target.is_host else repr(sorted(self.target.profile.figures.items()))
 
     def candidate_ms(self, configuration: Configuration) -> float:
         """Measured with sliced weights as they are: how well they are trained changes no time."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
@@ -37,6 +38,13 @@ class Choice:
     measured_ms: float | None
     gap: float | None
     expected_loss: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "configuration": self.configuration.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Choice:
+        return Choice(**{**data, "configuration": Configuration.from_json(data["configuration"])})
 
 
 def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +14,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 SECONDS = 30.0  # HiGHS stops here with the best it has; the gap that is left is reported
+STANDARD_OUTPUT = 1  # its file descriptor, which C++ writes to
 GAP = 1e-4  # relative optimality gap that counts as solved
 
 
@@ -51,13 +55,14 @@ class Program:
         rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
         matrix = coo_array((values, (rows, columns)), shape=(len(self.rows), self.columns)).tocsr()
         low, high = (np.array([row[side] for row in self.rows]) for side in (2, 3))
-        result = milp(
-            target / max(np.abs(target).max(), 1e-12),
-            constraints=LinearConstraint(matrix, low, high),
-            integrality=np.zeros(self.columns) if relaxed else np.array(self.integer),
-            bounds=Bounds(0.0, 1.0),
-            options={"time_limit": SECONDS, "mip_rel_gap": GAP},
-        )
+        with _unheard():
+            result = milp(
+                target / max(np.abs(target).max(), 1e-12),
+                constraints=LinearConstraint(matrix, low, high),
+                integrality=np.zeros(self.columns) if relaxed else np.array(self.integer),
+                bounds=Bounds(0.0, 1.0),
+                options={"time_limit": SECONDS, "mip_rel_gap": GAP},
+            )
         if result.x is None:
             raise InfeasibleError(result.message)
         gap = float(result.mip_gap or 0.0)
@@ -67,3 +72,17 @@ class Program:
         for index, (columns, values, _, _) in enumerate(self.rows):
             for column, value in zip(columns, values, strict=True):
                 yield index, column, value
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keeps what HiGHS prints past all its options out of the standard output, which scripts read."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(STANDARD_OUTPUT), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, STANDARD_OUTPUT)
+        yield
+    finally:
+        os.dup2(kept, STANDARD_OUTPUT)
+        os.close(kept)
+        os.close(nowhere)

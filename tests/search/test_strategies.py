@@ -17,6 +17,7 @@ from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies import evopress
 from chipfit.search.strategies.base import Task, UnreachableError
+from chipfit.search.strategies.knapsack import solve_within
 from chipfit.search.strategies.registry import available_strategies, get_strategy
 from chipfit.targets.registry import get_target
 
@@ -150,6 +151,18 @@ def test_sleb_measures_again_after_each_drop():
         if name != first
     }
     assert given.following((first,)) == min(losses, key=losses.get)
+
+
+def test_knapsack_measures_dropped_blocks_together():
+    given = strategy("knapsack", "llama")
+    landscape = given.task.landscape
+    limits = limited(given.task, 0.5)
+    added = solve_within(landscape, limits, landscape.problem.drops)
+    assert len(added.dropped) > 1
+    found = given.propose(limits)
+    together = given.task.loss(Configuration({}, added.dropped))
+    assert together != pytest.approx(sum(landscape.problem.drops[block] for block in added.dropped), rel=1e-3)
+    assert found.loss <= landscape.problem.loss(added.levels, frozenset()) + together
 
 
 def test_what_a_strategy_chooses_for_must_be_allowed():

@@ -33,7 +33,7 @@ class Halp(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("prune-axes",)
 
     def propose(self, limits: Mapping[str, float]) -> Proposal:
-        solution = solve_within(self._landscape, limits)
+        solution = solve_within(self._landscape, limits, {})
         return Proposal(self._landscape.configuration(solution), solution.objective, solution.gap)
 
     @cached_property

@@ -3,35 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
+from chipfit.ir.configuration import Configuration
 from chipfit.search.problem import Landscape
 from chipfit.search.program import InfeasibleError
 from chipfit.search.solve import Solution, binding, solve
 from chipfit.search.strategies.base import Proposal, Strategy, UnreachableError
 
+CONTEXTS = 2  # times that the blocks are measured anew, in the context of those that were dropped
+
 
 @dataclass(frozen=True)
 class Knapsack(Strategy):
-    """The least sum of measured losses within the limits, proved by the solver."""
+    """The least sum of measured losses within the limits, proved by the solver.
+
+    Losses of dropped blocks don't add up: two neighbours may each be dispensable, but not both. So where several are
+    dropped each block's loss is measured again in the context of these, as SLEB does (Song et al. 2024, arXiv
+    2402.09025), but for all blocks at once, and the solver asked again. Of the answers the one counts that is best with
+    the loss of its dropped blocks measured together.
+    """
 
     name: ClassVar[str] = "knapsack"
     summary: ClassVar[str] = "widths, ranks and blocks together, by an exact solve over measured losses"
     surveyed: ClassVar[bool] = True
 
     def propose(self, limits: Mapping[str, float]) -> Proposal:
-        solution = solve_within(self.task.landscape, limits)
-        return Proposal(self.task.landscape.configuration(solution), solution.objective, solution.gap)
+        drops, proposals = self.task.landscape.problem.drops, list[Proposal]()
+        for _ in range(CONTEXTS + 1):
+            solution = solve_within(self.task.landscape, limits, drops)
+            proposals.append(self._judged(solution))
+            seen = [one.configuration.dropped for one in proposals[:-1]]
+            if len(solution.dropped) < 2 or solution.dropped in seen:
+                break
+            drops = self._in_context(solution.dropped)
+        return min(proposals, key=lambda one: one.loss)
+
+    def _judged(self, solution: Solution) -> Proposal:
+        landscape = self.task.landscape
+        narrowed = landscape.problem.loss(solution.levels, frozenset())
+        return Proposal(landscape.configuration(solution), narrowed + self._joint(solution.dropped), solution.gap)
+
+    def _in_context(self, dropped: frozenset[str]) -> dict[str, float]:
+        """Of each block what dropping it costs if just the others of `dropped` are gone too."""
+        losses = dict[str, float]()
+        blocks = self.task.landscape.problem.drops
+        for block in blocks:
+            self.task.progress("measuring blocks in context", len(losses) / len(blocks))
+            losses[block] = max(0.0, self._joint(dropped | {block}) - self._joint(dropped - {block}))
+        return losses
+
+    def _joint(self, dropped: frozenset[str]) -> float:
+        """The loss of these blocks together."""
+        if len(dropped) < 2:
+            return sum(self.task.landscape.problem.drops[block] for block in dropped)
+        if dropped not in self._measured:
+            self._measured[dropped] = self.task.loss(Configuration({}, dropped))
+        return self._measured[dropped]
+
+    @cached_property
+    def _measured(self) -> dict[frozenset[str], float]:
+        return {}
 
 
-def solve_within(landscape: Landscape, limits: Mapping[str, float]) -> Solution:
-    """The solution of least loss within limits on `latency`, `size` and peak `memory`.
+def solve_within(landscape: Landscape, limits: Mapping[str, float], drops: Mapping[str, float]) -> Solution:
+    """The solution of least loss within limits on `latency`, `size`, `energy` and peak `memory`, given blocks' losses.
 
     A peak is a maximum over time, which no solver of linear programs knows: rows are added for the moments that turn
     out to be peaks. Raises UnreachableError.
     """
     problem, bounds = landscape.limited(limits), {name: limit for name, limit in limits.items() if name != "memory"}
+    problem = problem if drops == problem.drops else replace(problem, drops=drops)
     try:
         while True:
             solution = solve(problem, bounds)
