@@ -10,7 +10,7 @@ NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -m
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-codegen bench-pruned bench-precision bench-decode bench-cost data venv clean
+.PHONY: help demo test lint bench-codegen bench-pruned bench-precision bench-decode bench-cost data venv clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -30,12 +30,8 @@ lint: $(VENV)/dev.stamp  ## check style (ruff) and types (mypy --strict)
 	@ln -s $(CURDIR)/compiler/* $(CURDIR)/passes $(CURDIR)/targets $(CURDIR)/examples $(TYPES)/
 	MYPYPATH=$(dir $(TYPES)) $(BIN)/mypy -p chipfit
 
-bench: $(VENV)/bench.stamp  ## time our libraries beside torch, ONNX Runtime and OpenVINO, into docs/benchmarks/latency.md
+bench-codegen: $(VENV)/bench.stamp  ## time our libraries beside torch, ONNX Runtime and OpenVINO, into docs/benchmarks/codegen.md
 	$(BIN)/python benchmarks/latency.py
-
-bench-codegen: $(VENV)/bench.stamp  ## the same for more models on one and on two threads, into docs/benchmarks/codegen.md
-	$(BIN)/python benchmarks/latency.py resnet20 benchmarks/models.py:resnet18 benchmarks/models.py:resnet50 mobilenetv2 \
-		efficientnet_lite0 minilm smollm2 smollm2_decode --threads 1 2 --command "make $@" --out docs/benchmarks/codegen.md
 
 bench-pruned: $(VENV)/bench.stamp  ## the same for randomly pruned networks, into docs/benchmarks/pruned.md
 	$(BIN)/python benchmarks/pruned.py

@@ -14,8 +14,8 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from latency import name_of, processor
-from pruned import MODELS, random_configuration
+from latency import MODELS, name_of, processor
+from pruned import random_configuration
 from scipy.stats import spearmanr
 
 from chipfit.calibration import calibrated

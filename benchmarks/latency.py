@@ -1,4 +1,4 @@
-"""Times our libraries beside torch, torch.compile, ONNX Runtime and OpenVINO and writes a page of docs/benchmarks.
+"""Times our libraries beside torch, torch.compile, ONNX Runtime and OpenVINO and writes docs/benchmarks/codegen.md.
 
 For each model all runtimes run interleaved in one process, on equal threads, on the same inputs, in float32.
 """
@@ -17,9 +17,12 @@ from chipfit.bench import OURS, SETTLE, bench_model
 from chipfit.peers import PEERS, version_of
 from chipfit.progress import shown
 
-MODELS = ("resnet20", "mobilenetv2", "efficientnet_lite0", "minilm", "smollm2")
+MODELS = (
+    *("resnet20", "benchmarks/models.py:resnet18", "benchmarks/models.py:resnet50", "mobilenetv2"),
+    *("efficientnet_lite0", "minilm", "smollm2", "smollm2_decode"),
+)
 SECONDS_PER_MODEL = 25.0
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "latency.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "codegen.md"
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -30,18 +33,18 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def page(command: str, results: Mapping[int, Results], load: float) -> str:
+def page(results: Mapping[int, Results], load: float) -> str:
     """The whole page: how it was measured, and for each number of threads wins, losses and a row for every model."""
-    parts = ["# Latency beside other runtimes", conditions(command, load)]
+    parts = ["# Latency beside other runtimes", conditions(load)]
     for threads, rows in results.items():
         parts += [f"## {threads} thread{'s' * (threads > 1)}", verdicts(rows), table(rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def conditions(command: str, load: float) -> str:
+def conditions(load: float) -> str:
     versions = [f"{name} {version_of(name)}" for name in PEERS if name != "inductor"]
     versions += [f"TVM {version('apache-tvm')}", f"Python {platform.python_version()}"]
-    return f"""`{command}` on {date.today()}: {processor()}, batch 1, float32.
+    return f"""`make bench-codegen` on {date.today()}: {processor()}, batch 1, float32.
 Load average before it: {load:.1f}. {", ".join(versions)}.
 
 Models are compiled as they are: nothing is compressed. For each model all runtimes run interleaved in one process for
@@ -80,9 +83,7 @@ def verdicts(results: Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--threads", type=int, nargs="+", default=[2])
-    parser.add_argument("--command", default="make bench", help="what to name on the page")
-    parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
     load = os.getloadavg()[0]
     with shown() as progress:
@@ -90,9 +91,8 @@ def main() -> None:
             threads: [bench_model(name, list(PEERS), progress, SECONDS_PER_MODEL, threads) for name in options.models]
             for threads in options.threads
         }
-    text = page(options.command, results, load)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text, encoding="utf-8")
+    text = page(results, load)
+    PAGE.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from statistics import geometric_mean
 
-from latency import name_of, processor
+from latency import MODELS, name_of, processor
 
 from chipfit.bench import OURS, SETTLE
 from chipfit.codegen import compile_graph
@@ -30,10 +30,6 @@ from chipfit.peers import PEERS
 from chipfit.search.sensitivity import candidates
 from chipfit.targets.registry import get_target
 
-MODELS = (
-    *("resnet20", "benchmarks/models.py:resnet18", "benchmarks/models.py:resnet50", "mobilenetv2"),
-    *("efficientnet_lite0", "minilm", "smollm2", "smollm2_decode"),
-)
 AGAINST = ("torch", "onnxruntime", "openvino")
 LEAST = 0.3  # of a width
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "pruned.md"
