@@ -82,8 +82,8 @@ def compile_(
     if as_json:
         print_json(artifact.manifest)
     else:
-        display.record(artifact.manifest)
-        click.echo(f"The artifact is in {artifact.folder}; try `chipfit run {artifact.folder}`.")
+        display.outcome(artifact.manifest)
+        click.echo(f"The artifact is in {artifact.folder}; try `chipfit run` or `chipfit report {artifact.folder}`.")
 
 
 @chipfit.command()

@@ -45,6 +45,14 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     show(TextTable(title, columns, tuple(tuple(str(row[column]) for column in columns) for row in rows)))
 
 
+def outcome(manifest: Mapping[str, Any]) -> None:
+    """What a user waits for; `record` has the rest."""
+    say(report.headline(manifest))
+    show(report.cost_table(manifest))
+    show(report.quality_table(manifest))
+    say(report.verdict(manifest))
+
+
 def record(manifest: Mapping[str, Any]) -> None:
     say(report.headline(manifest))
     for one in report.tables(manifest):

@@ -9,6 +9,7 @@ from typing import Any
 
 REPORT = "report.md"
 LEAST_SHARE = 0.05  # of the latency, of a limit that is worth naming
+NAMED = 3  # chips of one limit, of more only the number
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,13 @@ def _tokens(chip: Mapping[str, Any]) -> str:
 
 
 def limit_table(layers: Sequence[Mapping[str, Any]]) -> TextTable:
-    limits = ("; ".join(f"{limit}: {', '.join(chips)}" for limit, chips in layer["limits"].items()) for layer in layers)
+    limits = ("; ".join(f"{limit}: {_names(chips)}" for limit, chips in layer["limits"].items()) for layer in layers)
     rows = tuple((layer["name"], text) for layer, text in zip(layers, limits, strict=True))
     return TextTable("What limits the slowest layers", ("layer", "limit: chips"), rows)
+
+
+def _names(chips: Sequence[str]) -> str:
+    return ", ".join(chips) if len(chips) <= NAMED else f"{len(chips)} chips"
 
 
 def _seconds(one: Mapping[str, Any]) -> str:

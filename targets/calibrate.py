@@ -100,15 +100,20 @@ def _design(samples: Sequence[Sample], terms: Sequence[str]) -> _Design:
 
 
 def _solve(samples: Sequence[Sample], terms: Sequence[str]) -> np.ndarray:
-    """Coefficients in seconds. The search starts from what each could be at most: all of some sample's time."""
+    """Coefficients in seconds. The search starts from what each could be at most: all of some sample's time.
+
+    A sample counts as often as it has kernels: kernels timed one by one, each at its best, add up to less than the
+    graph that they make up.
+    """
+    weights = np.array([len(sample.kernels) for sample in samples])
     design, measured = _design(samples, terms), np.array([sample.measured_ms * 1e-3 for sample in samples])
     totals = design.sums @ sum(design.parts.values()) + design.fixed
     with np.errstate(divide="ignore"):
         most = np.min(measured[:, None] / totals, axis=0)
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
-        off: np.ndarray = design.predict(scaled * most) - measured
-        return off / (measured + NOISE_SECONDS)
+        off: np.ndarray = weights * (design.predict(scaled * most) - measured) / (measured + NOISE_SECONDS)
+        return off
 
     result = least_squares(residuals, np.full(len(terms), 0.5), bounds=(0, np.inf), loss="soft_l1", f_scale=0.1)
     solution: np.ndarray = result.x * most
