@@ -110,7 +110,7 @@ def test_weights_and_activations_are_counted_in_bytes() -> None:
     cost = calibrated_arm().cost(graph)
     assert cost.weight_bytes == 4 * (20 * 30 + 30 + 30 * 10 + 10)
     assert cost.peak_memory_bytes == cost.weight_bytes + 4 * 5 * (20 + 30 + 10)
-    assert calibrated_arm().cost(graph, batch=3).peak_memory_bytes == cost.weight_bytes + 3 * 4 * 5 * (20 + 30)
+    assert calibrated_arm().cost(graph, batch=3).peak_memory_bytes == cost.weight_bytes + 3 * 4 * 5 * (20 + 30 + 10)
 
 
 def test_the_cost_at_a_batch_is_that_of_the_graph_at_that_batch() -> None:
