@@ -7,6 +7,7 @@ cell's result is kept in build/bench-search: the same command goes on after a ki
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,8 +18,10 @@ from typing import Any
 import search_page
 from cells import DONE, Cells, Ran, Record, chipfit, interruptible, trim
 
+from chipfit.passes.distill import REPORT
 from chipfit.search.budget import parse_share
 from chipfit.search.strategies.registry import available_strategies
+from chipfit.stages import DONE as STAGE
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench-search"
@@ -79,8 +82,16 @@ def arms() -> list[str]:
 
 def made(cell: Cell) -> Record:
     ran = chipfit(cell.arguments, FOLDER / "logs" / f"{cell.key}.log")
-    trim(FOLDER / f"{plain(cell.model)}.work")
-    return {**asdict(cell), "key": cell.key, **record(ran)}
+    work = FOLDER / f"{plain(cell.model)}.work"
+    found = {**asdict(cell), "key": cell.key, **record(ran), "steps": steps(work)}
+    trim(work)
+    return found
+
+
+def steps(work: Path) -> int | None:
+    """Of recovery, in the one compilation since the last `trim`: other loads on the machine leave time for fewer."""
+    reports = [file.with_name(REPORT) for file in work.glob(f"distill-*/{STAGE}")]
+    return json.loads(reports[0].read_text())["steps"] if len(reports) == 1 else None
 
 
 def record(ran: Ran) -> dict[str, Any]:

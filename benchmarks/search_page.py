@@ -127,7 +127,8 @@ others what their papers do.
 
 The loss is by how much the metric is worse on held-out data than the uncompressed model's, relative to that: before
 recovery with the repair done, after recovery at the end. Figures are means over seeds, the least and the most in
-brackets. Latency is measured, as a part of the uncompressed model's. `unreachable`: an arm can choose nothing so fast.
+brackets. Latency is measured, as a part of the uncompressed model's. Steps are those of distillation that fitted into
+its seconds. `unreachable`: an arm can choose nothing so fast.
 
 {summary(judged)}
 
@@ -164,7 +165,7 @@ def parts(section: Section) -> Iterator[str]:
     for budget in section.budgets:
         rows = [row(section, budget, arm, named) for arm in section.arms if section.of(budget, arm)]
         if rows:
-            columns = ("arm", "seeds", "latency", *STAGES, *(f"{name}, after" for name in named))
+            columns = ("arm", "seeds", "latency", "steps", *STAGES, *(f"{name}, after" for name in named))
             yield f"### {section.model} at {budget}\n\n" + table(columns, rows)
     yield from notes(section)
 
@@ -172,11 +173,12 @@ def parts(section: Section) -> Iterator[str]:
 def row(section: Section, budget: str, arm: str, named: Sequence[str]) -> tuple[str, ...]:
     found = section.reached(budget, arm)
     if not found:
-        return (arm, str(len(section.of(budget, arm))), "unreachable", *("" for _ in (*STAGES, *named)))
+        return (arm, str(len(section.of(budget, arm))), "unreachable", *("" for _ in ("steps", *STAGES, *named)))
     latency = Spread(tuple(one["certificate"]["latency_ratio"] for one in found))
     losses = [str(section.loss(budget, arm, stage)) for stage in STAGES]
     shares = [str(Spread(tuple(loss(one, "after recovery", name) for one in found))) for name in named]
-    return (arm, str(len(found)), str(latency), *losses, *shares)
+    steps = [one["steps"] for one in found if one["steps"] is not None]
+    return (arm, str(len(found)), str(latency), f"{fmean(steps):.0f}" if steps else "", *losses, *shares)
 
 
 def notes(section: Section) -> Iterator[str]:

@@ -16,7 +16,14 @@ def quality(value: float) -> dict[str, object]:
 def record(arm: str, seed: int = 0, before: float = 0.6, after: float = 0.8, budget: str = "50%") -> dict[str, object]:
     cell = Cell("resnet20", budget, arm, seed, 120)
     names = {name: getattr(cell, name) for name in search.NAMES}
-    state = {"began": "2026-11-22 10:00:00+00:00", "load": 1.0, "machine": "toy", "lineage": {}, "sentence": ""}
+    state = {
+        "began": "2026-11-22 10:00:00+00:00",
+        "load": 1.0,
+        "machine": "toy",
+        "lineage": {},
+        "sentence": "",
+        "steps": 70,
+    }
     scores = {"before_recovery": {"quality": quality(before)}, "result": {"quality": quality(after)}}
     made = {"baseline": {"quality": QUALITY}, "certificate": {"latency_ratio": 0.48}, "exit_code": 0, **scores}
     return {**names, "key": cell.key, **state, **made}
@@ -45,6 +52,15 @@ def test_a_cell_is_one_command_of_the_product() -> None:
     assert "factorize,prune-axes,drop-blocks,compensate,distill{seconds=90}" in words
     assert words[words.index("--strategy") + 1] == "sleb"
     assert words[words.index("--seed") + 1] == "2"
+
+
+def test_steps_are_those_of_the_one_recovery_that_is_there(tmp_path) -> None:
+    assert search.steps(tmp_path) is None
+    for name in ("distill-1", "distill-2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "distill-1" / "stage.json").write_text("{}")
+    (tmp_path / "distill-1" / "distill.json").write_text('{"steps": 41}')
+    assert search.steps(tmp_path) == 41
 
 
 def test_all_strategies_are_arms_and_ours_is_the_first() -> None:
@@ -126,9 +142,9 @@ def test_the_page_shows_what_there_is_and_what_is_missing() -> None:
         "## resnet20, 120 s of recovery",
         "accuracy: 0.9 uncompressed.",
         "- 50%, after recovery: won, 5.56% against 11.11% by sleb: 50% smaller.",
-        "| arm | seeds | latency | before recovery | after recovery | easy, after | hard, after |",
-        "| sleb | 1 | 48.00% | 33.33% | 11.11% | 15.79% | 5.88% |",
-        "| shortgpt | 1 | unreachable |  |  |  |  |",
+        "| arm | seeds | latency | steps | before recovery | after recovery | easy, after | hard, after |",
+        "| sleb | 1 | 48.00% | 70 | 33.33% | 11.11% | 15.79% | 5.88% |",
+        "| shortgpt | 1 | unreachable |  |  |  |  |  |",
         "- shortgpt at 50%: latency=50% can't be met: the nearest feasible budget is latency=61%.",
         "69 of 72 cells are missing; `python benchmarks/search.py --models resnet20 --seconds 120` makes them",
         "halp at 50% (seed 0, 1, 2)",
