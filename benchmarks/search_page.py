@@ -97,7 +97,7 @@ def verdict(section: Section, budget: str, stage: str) -> Verdict | None:
         return Verdict(budget, True, 1.0, "won, no other arm reaches it.") if ours else None
     if ours is None:
         return Verdict(budget, False, None, f"LOST, it isn't reached, but by {best}.")
-    return compared(budget, ours, best, theirs[best])
+    return compared(budget, ours, f"{best}, the best of {len(theirs)}", theirs[best])
 
 
 def compared(budget: str, ours: Spread, best: str, theirs: Spread) -> Verdict:
@@ -130,7 +130,7 @@ recovery with the repair done, after recovery at the end. Figures are means over
 brackets. Latency is measured, as a part of the uncompressed model's. Steps are those of distillation that fitted into
 its seconds. `unreachable`: an arm can choose nothing so fast.
 
-{summary(judged)}
+{summary(judged)}{absence(found)}
 
 ![Loss against measured latency]({PICTURE})"""
     return "\n\n".join([intro, *(text for section in found for text in parts(section))]) + "\n"
@@ -145,6 +145,11 @@ def summary(judged: Sequence[Verdict]) -> str:
         enough = sum(one.margin is not None and one.margin >= share for one in there)
         text += f"; at {budget} it is smaller by {share:.0%} or more at {enough} of {len(there)}"
     return f"{text}."
+
+
+def absence(found: Sequence[Section]) -> str:
+    missing, there = (sum(map(len, parts)) for parts in zip(*((s.missing, s.answers) for s in found), strict=True))
+    return f" That is so far: {missing} of {missing + there} cells are missing." if missing else ""
 
 
 def verdicts(section: Section, stage: str) -> list[Verdict]:

@@ -105,7 +105,7 @@ def test_a_verdict_compares_with_the_best_of_the_others() -> None:
     found = verdict(cells, "50%", "after recovery")
     assert found is not None
     assert found.won
-    assert "by halp" in found.text
+    assert "by halp, the best of 2:" in found.text
     assert found.margin == pytest.approx(0.5)
 
 
@@ -141,7 +141,8 @@ def test_the_page_shows_what_there_is_and_what_is_missing() -> None:
         "The knapsack's loss is the smallest at 2 of 2 points; at 50% it is smaller by 25% or more at 1 of 2.",
         "## resnet20, 120 s of recovery",
         "accuracy: 0.9 uncompressed.",
-        "- 50%, after recovery: won, 5.56% against 11.11% by sleb: 50% smaller.",
+        "- 50%, after recovery: won, 5.56% against 11.11% by sleb, the best of 1: 50% smaller.",
+        "That is so far: 285 of 288 cells are missing.",
         "| arm | seeds | latency | steps | before recovery | after recovery | easy, after | hard, after |",
         "| sleb | 1 | 48.00% | 70 | 33.33% | 11.11% | 15.79% | 5.88% |",
         "| shortgpt | 1 | unreachable |  |  |  |  |  |",
