@@ -72,13 +72,17 @@ class Library:
 
     def __call__(self, *arrays: npt.ArrayLike) -> tuple[Array, ...]:
         """Raises UserError if the inputs differ in number or shape from those that the library was compiled for."""
+        self.take(arrays)
+        results = self._run()
+        pairs = zip(self.outputs, results, strict=True)
+        return tuple(np.from_dlpack(result).reshape(entry.shape) for entry, result in pairs)
+
+    def take(self, arrays: Sequence[npt.ArrayLike]) -> None:
+        """Copies inputs to where kernels read them. Raises UserError as a call does."""
         if len(arrays) != len(self.inputs):
             raise UserError(f"This library takes {len(self.inputs)} inputs, not {len(arrays)}; pass exactly those.")
         for entry, buffer, array in zip(self.inputs, self._buffers, arrays, strict=True):
             np.copyto(buffer, checked(entry, np.asarray(array)), casting="same_kind")
-        results = self._run()
-        pairs = zip(self.outputs, results, strict=True)
-        return tuple(np.from_dlpack(result).reshape(entry.shape) for entry, result in pairs)
 
     def kernel_times(self, repeats: int = 10) -> list[tuple[str, float]]:
         """(kernel, milliseconds) in the order of execution, the least of some runs on the last inputs."""
