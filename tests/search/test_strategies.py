@@ -24,7 +24,7 @@ from chipfit.targets.registry import get_target
 
 pytestmark = pytest.mark.usefixtures("single_precision")
 
-NAMES = ("evopress", "halp", "knapsack", "magnitude", "shortgpt", "sleb", "taylor", "uniform")
+NAMES = ("evopress", "halp", "knapsack", "magnitude", "shortgpt", "sleb", "taylor", "uniform", "ziplm")
 DEPTH = ("shortgpt", "sleb")
 LANES = 4
 
