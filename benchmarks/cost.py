@@ -19,7 +19,7 @@ from latency import MODELS, name_of, processor
 from pruned import random_configuration
 from scipy.stats import spearmanr
 
-from chipfit.calibration import calibrated, kernels_digest
+from chipfit.calibration import LOOK, calibrated, kernels_digest
 from chipfit.codegen import compile_graph
 from chipfit.codegen.check import probe
 from chipfit.frontend.importer import import_model
@@ -36,7 +36,7 @@ from chipfit.stages import write_json
 from chipfit.targets.cost import CostModel
 from chipfit.targets.registry import Target, get_target
 from chipfit.targets.roofline import Roofline
-from chipfit.undisturbed import SHORT_MS, Stopwatch
+from chipfit.undisturbed import SHORT_MS, Pace, Stopwatch
 
 DROPPED = 0.3  # of the blocks, at most
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "cost.md"
@@ -67,7 +67,7 @@ def configurations(graph: Graph, count: int) -> Iterator[Configuration]:
         yield Configuration(widths, frozenset(dropped))
 
 
-def rows(source: str, count: int, seconds: float, target: Target) -> Iterator[Row]:
+def rows(source: str, count: int, seconds: float, target: Target, pace: Pace) -> Iterator[Row]:
     loaded = load_source(source)
     graph = folded(import_model(loaded.model, loaded.example_inputs))
     for configuration in configurations(graph, count):
@@ -79,7 +79,7 @@ def rows(source: str, count: int, seconds: float, target: Target) -> Iterator[Ro
             ROOFLINE: CostModel(Roofline(target.profile)).cost(small).latency_ms,
             FLOPS: flops(small),
         }
-        yield Row(name_of({"source": source}), measured(small, seconds, target), predicted, cost.interval_ms[1])
+        yield Row(name_of({"source": source}), measured(small, seconds, target, pace), predicted, cost.interval_ms[1])
 
 
 def state_of(target: Target) -> str:
@@ -92,13 +92,13 @@ def flops(graph: Graph) -> float:
     return float(sum(work(kernel, shapes).flops for kernel in kernels(graph.forward)))
 
 
-def measured(graph: Graph, seconds: float, target: Target) -> float:
+def measured(graph: Graph, seconds: float, target: Target, pace: Pace) -> float:
     """Undisturbed, as calibration takes it."""
     inputs = probe(graph)
     with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
         library = compile_graph(graph, target, Path(folder) / "library", inputs)
-        watch = Stopwatch(library, [tensor.numpy() for tensor in inputs])
-        watch.run(seconds / 2)
+        watch = Stopwatch(library, [tensor.numpy() for tensor in inputs], pace)
+        watch.run(seconds)
         return watch.milliseconds
 
 
@@ -146,19 +146,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--count", type=int, default=20, help="configurations of each model")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of timing for each")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each, at most")
     parser.add_argument("--rows", type=Path, default=Path("build/bench-cost"), help="folder that keeps what was timed")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     with shown() as progress:
         target = calibrated(get_target("host"), progress)
         options.rows.mkdir(parents=True, exist_ok=True)
-        found = list[Row]()
+        found, pace = list[Row](), Pace.of(target)
+        pace.settle(LOOK)
         for model in options.models:
             kept = options.rows / f"{state_of(target)}-{name_of({'source': model})}-{options.count}.json"
             if not kept.exists():
                 made = list[Row]()
-                for index, row in enumerate(rows(model, options.count, options.seconds, target)):
+                for index, row in enumerate(rows(model, options.count, options.seconds, target, pace)):
                     said = f"{row.model}: {row.measured:.2f} ms, {row.predicted[OURS]:.2f} predicted"
                     progress(said, index / options.count)
                     made.append(row)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,10 +39,11 @@ from chipfit.targets.cpu import CALL, INPUT, WATCH, terms_of
 from chipfit.targets.detect import identity
 from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
-from chipfit.undisturbed import SHORT_MS, Stopwatch
+from chipfit.undisturbed import SHORT_MS, Pace, Stopwatch
 
-ROUNDS = 3  # passes over all probes: each kernel is timed at moments far apart, and its best one counts
-SECONDS = 0.4  # in one round, for each probe as a whole, and as many again kernel by kernel
+SECONDS = 150.0  # of timing at most: it ends as soon as every probe ran undisturbed often enough
+TURN = 0.3  # seconds of one probe before the next has its turn: calm moments come and go
+LOOK = 5.0  # seconds in which to see how fast the machine can be
 
 
 def calibrated(target: Target, progress: Progress = silent) -> Target:
@@ -72,14 +74,14 @@ def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Prob
     """
     units = {name: rule.unit for name, rule in read_folder(FOLDERS)[0][target.family].rules.items()}
     with tempfile.TemporaryDirectory() as folder:
-        subjects = []
+        subjects, pace = [], Pace.of(target)
         for index, probe in enumerate(probes):
             progress(f"calibrating: {probe.name}", index / len(probes))
-            subjects.append(prepared(probe, target, Path(folder) / str(index)))
-        for turn, subject in enumerate(subjects * ROUNDS):
-            progress(f"timing probes, {turn // len(subjects) + 1} of {ROUNDS}", turn / len(subjects) % 1)
-            subject.watch.run(SECONDS)
-    samples = [sample for subject in subjects for sample in subject.samples()]
+            subjects.append(prepared(probe, target, pace, Path(folder) / str(index)))
+        progress("seeing how fast this machine is", 0.0)
+        pace.settle(LOOK)
+        timed(subjects, progress)
+    samples = [sample for subject in undisturbed(subjects) for sample in subject.samples()]
     result = fit(samples, {name: units[name] for name in terms_of(units)}, datetime.date.today())
     path = delta_path()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,27 @@ def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Prob
     partial.write_text(to_toml(target.profile, result.figures))
     os.replace(partial, path)
     return result
+
+
+def timed(subjects: Sequence[Subject], progress: Progress) -> None:
+    """In turns, each probe until it ran undisturbed often enough, or until the time is up."""
+    end, pending = time.perf_counter() + SECONDS, list(subjects)
+    while pending:
+        for subject in pending:
+            progress(f"timing {subject.probe.name}", 1 - len(pending) / len(subjects))
+            subject.watch.run(TURN)
+        late = time.perf_counter() >= end
+        pending = [subject for subject in pending if not subject.watch.is_done and not late]
+
+
+def undisturbed(subjects: Sequence[Subject]) -> Sequence[Subject]:
+    """The probes that ran undisturbed at all; every one where that is true of the lesser part, fitted or held out."""
+    found = [subject for subject in subjects if subject.watch.calm.passes]
+    enough = all(
+        sum(one.probe.held_out is held_out for one in found) * 2 >= sum(s.probe.held_out is held_out for s in subjects)
+        for held_out in (False, True)
+    )
+    return found if enough else subjects
 
 
 def delta_path() -> Path:
@@ -97,13 +120,7 @@ def delta_path() -> Path:
 def kernels_digest() -> str:
     """Changes with whatever changes kernels or how their work is counted: generators, tiles, fusion, probes, TVM."""
     root = Path(__file__).parent
-    files = [
-        *(root / "codegen").glob("*.py"),
-        root / "ir/fusion.py",
-        root / "ir/kernels.py",
-        root / "probes.py",
-        root / "probe_nets.py",
-    ]
+    files = [*(root / "codegen").glob("*.py"), root / "ir/fusion.py", root / "ir/kernels.py", *root.glob("probe*.py")]
     files += Path(chipfit.targets.__path__[0]).glob("*.py")
     digest = hashlib.sha256(version("apache-tvm").encode())
     for file in sorted(files):
@@ -129,23 +146,23 @@ class Subject:
         """
         fixed = {CALL: 1.0, INPUT: float(sum(array.nbytes for array in self.watch.inputs))}
         held_out, kernels = self.probe.held_out, tuple(self.needs.values())
-        if held_out or self.watch.call_ms < SHORT_MS:
+        if held_out or self.watch.found.call_ms < SHORT_MS:
             yield Sample(self.probe.name, kernels, fixed, self.watch.milliseconds, held_out, self.weight_bytes)
-        for values, milliseconds in attributed(self.calls, self.watch.kernels):
+        for values, milliseconds in attributed(self.calls, self.watch.found.kernels):
             found = tuple(self.needs[value] for value in values if value in self.needs)
             if found and not held_out:
                 name = f"{self.probe.name}: {' '.join(values)}"
                 yield Sample(name, found, {WATCH: 1.0}, milliseconds, False, self.weight_bytes)
 
 
-def prepared(probe: Probe, target: Target, folder: Path) -> Subject:
+def prepared(probe: Probe, target: Target, pace: Pace, folder: Path) -> Subject:
     torch.manual_seed(0)
     x = torch.randn(probe.shape)
     graph = rebatch(import_model(probe.build(), (x,)), probe.shape[0])
     library = compile_graph(graph, target, folder)
     calls = json.loads((folder / RECORD).read_text())["kernels"]
     weights = sum(tensor.nbytes for tensor in graph.state.values())
-    return Subject(probe, Stopwatch(library, [x.numpy()]), kernel_amounts(graph, target), calls, weights)
+    return Subject(probe, Stopwatch(library, [x.numpy()], pace), kernel_amounts(graph, target), calls, weights)
 
 
 def kernel_amounts(graph: Graph, target: Target) -> dict[str, Amounts]:

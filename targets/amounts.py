@@ -32,7 +32,7 @@ from chipfit.targets.tiles import (
     pixel_block,
     step_cycles,
 )
-from chipfit.targets.winograd import POSITIONS, winograd_cycles, winograd_tile
+from chipfit.targets.winograd import POSITIONS, patch_bytes, winograd_cycles, winograd_tile
 
 PARTS = ("launch", "compute", "memory")
 # A byte of weights costs so much more where no cache holds it from one call to the next.
@@ -102,10 +102,17 @@ def streams(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
         weights = {COLD: streamed} if kernel.anchor.kind == "linear" else {}
         return {f"{kernel.kind}_byte_time": streamed, **weights}
     if kernel.kind == "conv":
-        filters = filter_bytes(work.dims)
-        packed = filters * POSITIONS / TAPS if fast_tile(work.dims, cpu) else filters
-        return {"conv_byte_time": moved - filters, "filter_byte_time": packed, COLD: packed}
+        filters, tile = filter_bytes(work.dims), fast_tile(work.dims, cpu)
+        packed = filters * POSITIONS / TAPS if tile else filters
+        scratch = patch_streams(tile, work.dims, cpu) if tile else {}
+        return {"conv_byte_time": moved - filters, "filter_byte_time": packed, COLD: packed, **scratch}
     return {f"{kernel.kind}_byte_time": moved}
+
+
+def patch_streams(tile: Tile, d: Mapping[str, int], cpu: Cpu) -> Amounts:
+    """Winograd's patches, read by the thread that made them, or in the order of columns by every thread."""
+    size = patch_bytes(cpu, *sizes(d))
+    return {"patch_byte_time": size} if tile.order == "rows" else {"shared_byte_time": size * cpu.threads}
 
 
 def filter_bytes(d: Mapping[str, int]) -> int:
