@@ -67,9 +67,9 @@ def main() -> None:
 `make bench-decode` on {date.today()}: {processor()}, TVM {version("apache-tvm")}, llama-cpp-python
 {version("llama-cpp-python")}. Load average before it: {load:.1f}.
 
-One step of SmolLM2-135M over a cache of {smollm2_decode.LENGTH} positions, all cache tensors copied in and out of ours;
-llama.cpp keeps its cache, and its logits are copied out. Speed is the median over rounds of how many times our
-float32's it is, both run one after the other in one process."""
+One step of SmolLM2-135M over a cache of {smollm2_decode.LENGTH} positions, whose tensors ours reads where they lie and
+writes anew; llama.cpp keeps its cache, and its logits are copied out. Speed is the median over rounds of how many
+times our float32's it is, both run one after the other in one process."""
     text = "\n\n".join([intro, *sections]) + "\n"
     PAGE.write_text(text, encoding="utf-8")
     print(text)

@@ -5,10 +5,11 @@ are: only latency is looked at. inductor is left out, since it takes a minute fo
 """
 
 import argparse
+import json
 import os
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import geometric_mean
@@ -28,6 +29,7 @@ from chipfit.measure import Timing, interleave
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS
 from chipfit.search.sensitivity import candidates
+from chipfit.stages import write_json
 from chipfit.targets.registry import get_target
 
 AGAINST = ("torch", "onnxruntime", "openvino")
@@ -51,26 +53,40 @@ def timed(graph: Graph, threads: int, seconds: float) -> Mapping[str, Timing]:
         return interleave({OURS: lambda: library(*arrays), **calls}, rounds=1000, seconds=seconds, settle=SETTLE)
 
 
-def ratios(source: str, count: int, threads: int, seconds: float) -> list[float]:
-    """Our median by the best other runtime's, for each of `count` random networks."""
+def ratios(source: str, seeds: Sequence[int], threads: int, seconds: float) -> Iterator[tuple[int, float]]:
+    """Seed by seed our median by the best other runtime's."""
     loaded = load_source(source)
     graph = folded(import_model(loaded.model, loaded.example_inputs))
-    found = []
-    for seed in range(count):
+    for seed in seeds:
         small = apply(graph, random_configuration(graph, seed))
         small = rebatch(small, len(loaded.example_inputs[0])) if can_rebatch(small) else small
         medians = {name: timing.median_ms for name, timing in timed(small, threads, seconds).items()}
-        found.append(medians.pop(OURS) / min(medians.values()))
-        print(f"{name_of({'source': source})} {seed}: {found[-1]:.2f}", flush=True)
-    return found
+        yield seed, medians.pop(OURS) / min(medians.values())
+
+
+def measure(source: str, count: int, threads: int, seconds: float, kept: Path) -> None:
+    """Adds to the file `kept`, seed by seed, what it doesn't hold of the first `count` random networks."""
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    missing = [seed for seed in range(count) if str(seed) not in known]
+    for seed, ratio in ratios(source, missing, threads, seconds) if missing else ():
+        known[str(seed)] = ratio
+        write_json(kept, known)
+        print(f"{name_of({'source': source})} {seed}: {ratio:.2f}", flush=True)
+
+
+def place(folder: Path, source: str, threads: int) -> Path:
+    return folder / f"{name_of({'source': source})}-{threads}.json"
 
 
 def table(results: Mapping[str, Sequence[float]]) -> str:
-    lines = ["| model | geometric mean | best | worst | above 1.10 |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| model | networks | geometric mean | best | worst | above 1.10 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     everything = [ratio for found in results.values() for ratio in found]
     for name, found in [*results.items(), ("all", everything)]:
         slow = sum(ratio > 1.1 for ratio in found)
-        figures = f"{geometric_mean(found):.2f} | {min(found):.2f} | {max(found):.2f} | {slow} of {len(found)}"
+        figures = f"{len(found)} | {geometric_mean(found):.2f} | {min(found):.2f} | {max(found):.2f} | {slow}"
         lines.append(f"| {name_of({'source': name})} | {figures} |")
     return "\n".join(lines)
 
@@ -81,17 +97,22 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="random networks of each model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each")
+    parser.add_argument("--kept", type=Path, default=Path("build/bench-pruned"), help="folder; nothing is timed twice")
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    results = {m: ratios(m, options.count, options.threads, options.seconds) for m in options.models}
+    options.kept.mkdir(parents=True, exist_ok=True)
+    for model in options.models:
+        measure(model, options.count, options.threads, options.seconds, place(options.kept, model, options.threads))
+    files = {model: place(options.kept, model, options.threads) for model in MODELS}
+    results = {model: list(json.loads(file.read_text()).values()) for model, file in files.items() if file.exists()}
     command = f"python benchmarks/pruned.py --count {options.count} --threads {options.threads}"
     text = f"""# Latency of randomly pruned networks
 
-`{command} --seconds {options.seconds:g}` on {date.today()}: {processor()}, batch 1, float32. Load average before it:
-{load:.1f}.
+`{command} --seconds {options.seconds:g}` until {date.today()}: {processor()}, batch 1, float32. Load average before
+it: {load:.1f}.
 
-{options.count} networks of each model, every width that a search may cut drawn evenly from {LEAST:.0%} to all of it.
-Figures are our median time by the fastest of {", ".join(AGAINST)}, all interleaved in one process. inductor is left
+Up to {options.count} networks of each model, every width that a search may cut drawn evenly from {LEAST:.0%} to all of
+it. Figures are our median time by the fastest of {", ".join(AGAINST)}, all interleaved in one process. inductor is left
 out: it takes a minute for each network.
 
 {table(results)}

@@ -29,6 +29,7 @@ from chipfit.tune import Tuning
 
 DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=900}"
 DEFAULT_STRATEGY = "knapsack"
+DEFAULT_REFINE = 32
 
 
 def compile(  # noqa: A001
@@ -41,6 +42,7 @@ def compile(  # noqa: A001
     data: str | Data | Mapping[str, Any] | None = None,
     passes: str = DEFAULT_PASSES,
     strategy: str = DEFAULT_STRATEGY,
+    refine: int = DEFAULT_REFINE,
     out: str | Path = "build/artifact",
     fresh: bool = False,
     tune: bool = False,
@@ -52,16 +54,20 @@ def compile(  # noqa: A001
 
     The example inputs are batch first, at the batch to deploy. `data` is a DATA text, or a mapping with `train` and
     `heldout` (input tuples) and perhaps a `metric`; without it inputs are made up. `keep` is the least part of the
-    teacher's quality, as `94%`. `tune` times a few tiles of every kernel, `trials` so many of TVM's schedules of each
-    function that no generator of ours makes; both take minutes. What is drawn at random follows from `seed`, but for
-    made-up inputs, which stay the same. Raises UserError, and InfeasibleBudgetError for a budget that nothing meets.
+    teacher's quality, as `94%`. `refine` is how many configurations may be measured as a whole to correct what the
+    solver chose by losses measured one by one; 0 takes its choice as it is. `tune` times a few tiles of every kernel,
+    `trials` so many of TVM's schedules of each function that no generator of ours makes; both take minutes. What is
+    drawn at random follows from `seed`, but for made-up inputs, which stay the same. Raises UserError, and
+    InfeasibleBudgetError for a budget that nothing meets.
     """
     inputs = tuple(example_inputs)
     given = as_data(data, inputs, "data") if isinstance(data, Data | Mapping) else None
     source = Source(type(model).__name__, model, inputs, (lambda: given) if given else None)
     text = data if isinstance(data, str) else None
     load, tuning = (lambda: source), Tuning(tune, trials)
-    return _compile(load, target, budget, keep, text, passes, strategy, Path(out), fresh, tuning, seed, progress)
+    return _compile(
+        load, target, budget, keep, text, passes, strategy, refine, Path(out), fresh, tuning, seed, progress
+    )
 
 
 def compile_source(
@@ -73,6 +79,7 @@ def compile_source(
     data: str | None = None,
     passes: str = DEFAULT_PASSES,
     strategy: str = DEFAULT_STRATEGY,
+    refine: int = DEFAULT_REFINE,
     out: str | Path = "build/artifact",
     fresh: bool = False,
     tune: bool = False,
@@ -82,7 +89,9 @@ def compile_source(
 ) -> Artifact:
     """`compile` for the model that SOURCE names, on the data that DATA names or else on the source's own."""
     load, tuning = (lambda: load_source(source)), Tuning(tune, trials)
-    return _compile(load, target, budget, keep, data, passes, strategy, Path(out), fresh, tuning, seed, progress)
+    return _compile(
+        load, target, budget, keep, data, passes, strategy, refine, Path(out), fresh, tuning, seed, progress
+    )
 
 
 def _compile(
@@ -93,6 +102,7 @@ def _compile(
     data: str | None,
     passes: str,
     strategy: str,
+    refine: int,
     out: Path,
     fresh: bool,
     tuning: Tuning,
@@ -106,7 +116,7 @@ def _compile(
         raise UserError(f"chipfit can cost {chip.name} but not compile for it yet: name a CPU, as {HOST}.")
     tuning.check(chip)
     study, made_from = studied(load, data, pipeline, workplace(out, fresh), progress, seed)
-    job = Job(study, calibrated(chip, progress), limits, approach, tuning)
+    job = Job(study, calibrated(chip, progress), limits, approach, tuning, refine)
     return finish(job, made_from, share, out)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import chipfit.targets
-from chipfit.codegen import Library, compile_graph
+from chipfit.codegen import compile_graph
 from chipfit.codegen.runtime import RECORD
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
@@ -30,18 +30,20 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.kernels import work
 from chipfit.ir.shapes import what_if
-from chipfit.measure import interleave
 from chipfit.passes.base import Progress, silent
 from chipfit.probes import PROBES, Probe
+from chipfit.targets.amounts import Amounts, amounts
 from chipfit.targets.calibrate import Calibration, Sample, cache_folder, fit, to_toml
 from chipfit.targets.cost import full_plan
-from chipfit.targets.cpu import CALL, INPUT, WATCH, Amounts, amounts, terms_of
+from chipfit.targets.cpu import CALL, INPUT, WATCH, terms_of
 from chipfit.targets.detect import identity
 from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
+from chipfit.undisturbed import SHORT_MS, Pace, Stopwatch
 
-ROUNDS = 3  # passes over all probes: each kernel is timed at moments far apart, and its best one counts
-RUNS = 5  # in one round, of each probe as a whole and again kernel by kernel
+SECONDS = 150.0  # of timing at most: it ends as soon as every probe ran undisturbed often enough
+TURN = 0.3  # seconds of one probe before the next has its turn: calm moments come and go
+LOOK = 5.0  # seconds in which to see how fast the machine can be
 
 
 def calibrated(target: Target, progress: Progress = silent) -> Target:
@@ -67,19 +69,19 @@ def recalled(target: Target) -> Target:
 def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Probe] = PROBES) -> Calibration:
     """Compiles and times the probes on this machine, fits the coefficients and keeps them in the user's cache.
 
-    Takes about a minute on two cores. The machine should be otherwise idle: the least of several timings stands for
+    Takes about three minutes on two cores. The machine should be otherwise idle: the least of many timings stands for
     each kernel, but a kernel that never ran undisturbed is priced too high.
     """
     units = {name: rule.unit for name, rule in read_folder(FOLDERS)[0][target.family].rules.items()}
     with tempfile.TemporaryDirectory() as folder:
-        subjects = []
+        subjects, pace = [], Pace.of(target)
         for index, probe in enumerate(probes):
             progress(f"calibrating: {probe.name}", index / len(probes))
-            subjects.append(prepared(probe, target, Path(folder) / str(index)))
-        for turn, subject in enumerate(subjects * ROUNDS):
-            progress(f"timing probes, {turn // len(subjects) + 1} of {ROUNDS}", turn / len(subjects) % 1)
-            subject.time()
-    samples = [sample for subject in subjects for sample in subject.samples()]
+            subjects.append(prepared(probe, target, pace, Path(folder) / str(index)))
+        progress("seeing how fast this machine is", 0.0)
+        pace.settle(LOOK)
+        timed(subjects, progress)
+    samples = [sample for subject in undisturbed(subjects) for sample in subject.samples()]
     result = fit(samples, {name: units[name] for name in terms_of(units)}, datetime.date.today())
     path = delta_path()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,27 @@ def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Prob
     partial.write_text(to_toml(target.profile, result.figures))
     os.replace(partial, path)
     return result
+
+
+def timed(subjects: Sequence[Subject], progress: Progress) -> None:
+    """In turns, each probe until it ran undisturbed often enough, or until the time is up."""
+    end, pending = time.perf_counter() + SECONDS, list(subjects)
+    while pending:
+        for subject in pending:
+            progress(f"timing {subject.probe.name}", 1 - len(pending) / len(subjects))
+            subject.watch.run(TURN)
+        late = time.perf_counter() >= end
+        pending = [subject for subject in pending if not subject.watch.is_done and not late]
+
+
+def undisturbed(subjects: Sequence[Subject]) -> Sequence[Subject]:
+    """The probes that ran undisturbed at all; every one where that is true of the lesser part, fitted or held out."""
+    found = [subject for subject in subjects if subject.watch.calm.passes]
+    enough = all(
+        sum(one.probe.held_out is held_out for one in found) * 2 >= sum(s.probe.held_out is held_out for s in subjects)
+        for held_out in (False, True)
+    )
+    return found if enough else subjects
 
 
 def delta_path() -> Path:
@@ -97,7 +120,7 @@ def delta_path() -> Path:
 def kernels_digest() -> str:
     """Changes with whatever changes kernels or how their work is counted: generators, tiles, fusion, probes, TVM."""
     root = Path(__file__).parent
-    files = [*(root / "codegen").glob("*.py"), root / "ir/fusion.py", root / "ir/kernels.py", root / "probes.py"]
+    files = [*(root / "codegen").glob("*.py"), root / "ir/fusion.py", root / "ir/kernels.py", *root.glob("probe*.py")]
     files += Path(chipfit.targets.__path__[0]).glob("*.py")
     digest = hashlib.sha256(version("apache-tvm").encode())
     for file in sorted(files):
@@ -105,45 +128,41 @@ def kernels_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Subject:
-    """A compiled probe and the least times seen of it so far, in milliseconds."""
+    """A compiled probe, what its kernels need, and how long they take."""
 
     probe: Probe
-    library: Library
-    input: Any
+    watch: Stopwatch
     needs: Mapping[str, Amounts]  # kernel -> its amounts
     calls: Sequence[Mapping[str, Any]]  # the library's record of its kernels
-    whole_ms: float = math.inf
-    functions: list[tuple[str, float]] = field(default_factory=list)
-
-    def time(self) -> None:
-        whole = interleave({"probe": lambda: self.library(self.input)}, rounds=RUNS)["probe"]
-        self.whole_ms = min(self.whole_ms, whole.best_ms)
-        times = self.library.kernel_times(RUNS)
-        best = self.functions or times
-        self.functions = [(name, min(ms, known)) for (name, ms), (_, known) in zip(times, best, strict=True)]
+    weight_bytes: int
 
     def samples(self) -> Iterator[Sample]:
         """One for the probe as a whole, and if it takes part in the fit one for each kernel.
 
-        Functions that TVM lowered in between are told apart from ours, not from each other.
+        Functions that TVM lowered in between are told apart from ours, not from each other. What a call takes besides
+        its kernels is lost in the noise of long ones, which tell of their kernels alone.
         """
-        fixed = {CALL: 1.0, INPUT: float(self.input.nbytes)}
-        yield Sample(self.probe.name, tuple(self.needs.values()), fixed, self.whole_ms, self.probe.held_out)
-        for values, milliseconds in attributed(self.calls, self.functions):
+        fixed = {CALL: 1.0, INPUT: float(sum(array.nbytes for array in self.watch.inputs))}
+        held_out, kernels = self.probe.held_out, tuple(self.needs.values())
+        if held_out or self.watch.found.call_ms < SHORT_MS:
+            yield Sample(self.probe.name, kernels, fixed, self.watch.milliseconds, held_out, self.weight_bytes)
+        for values, milliseconds in attributed(self.calls, self.watch.found.kernels):
             found = tuple(self.needs[value] for value in values if value in self.needs)
-            if found and not self.probe.held_out:
-                yield Sample(f"{self.probe.name}: {' '.join(values)}", found, {WATCH: 1.0}, milliseconds, False)
+            if found and not held_out:
+                name = f"{self.probe.name}: {' '.join(values)}"
+                yield Sample(name, found, {WATCH: 1.0}, milliseconds, False, self.weight_bytes)
 
 
-def prepared(probe: Probe, target: Target, folder: Path) -> Subject:
+def prepared(probe: Probe, target: Target, pace: Pace, folder: Path) -> Subject:
     torch.manual_seed(0)
     x = torch.randn(probe.shape)
     graph = rebatch(import_model(probe.build(), (x,)), probe.shape[0])
     library = compile_graph(graph, target, folder)
     calls = json.loads((folder / RECORD).read_text())["kernels"]
-    return Subject(probe, library, x.numpy(), kernel_amounts(graph, target), calls)
+    weights = sum(tensor.nbytes for tensor in graph.state.values())
+    return Subject(probe, Stopwatch(library, [x.numpy()], pace), kernel_amounts(graph, target), calls, weights)
 
 
 def kernel_amounts(graph: Graph, target: Target) -> dict[str, Amounts]:

@@ -62,6 +62,7 @@ def chipfit() -> None:
 @data_option
 @passes_option
 @click.option("--strategy", metavar="NAME", help="What chooses: knapsack if not told, or a published method.")
+@click.option("--refine", default=32, show_default=True, metavar="N", help="Choices to measure whole, for the solver.")
 @click.option("--out", type=FOLDER, default=Path("build/artifact"), show_default=True, help="The artifact's folder.")
 @click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")
 @click.option("--seed", default=0, show_default=True, help="What is drawn at random follows from it.")

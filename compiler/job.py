@@ -55,6 +55,7 @@ class Job:
     budget: Budget
     approach: type[Strategy]
     tuning: Tuning = AS_RANKED
+    tries: int = 0  # configurations that may be measured as a whole to refine the choice
 
     @property
     def teacher(self) -> Graph:
@@ -68,7 +69,7 @@ class Job:
 
     @cached_property
     def strategy(self) -> Strategy:
-        return self.study.strategy(self.approach, self.target)
+        return self.study.strategy(self.approach, self.target, self.tries)
 
     @property
     def landscape(self) -> Landscape:
@@ -111,6 +112,7 @@ class Job:
             "limits": self.budget.absolute(self.baseline),
             "chip": self.chip,
             "seed": self.study.seed,
+            "tries": self.tries,
             **asdict(self.tuning),
         }
         return Choice.from_json(self.stages.run("choice", given, make).json())

@@ -58,7 +58,7 @@ def interleave(
                 if settle:
                     time.sleep(settle)
                     callables[name]()
-                samples[name].append(_milliseconds(callables[name]))
+                samples[name].append(milliseconds(callables[name]))
     return {name: Timing(tuple(times)) for name, times in samples.items()}
 
 
@@ -74,7 +74,8 @@ def machine_state(threads: int) -> MachineState:
     return MachineState(threads, load, platform.processor() or platform.machine())
 
 
-def _milliseconds(function: Callable[[], object]) -> float:
+def milliseconds(function: Callable[[], object]) -> float:
+    """Of one call."""
     start = time.perf_counter()
     function()
     return 1e3 * (time.perf_counter() - start)

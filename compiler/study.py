@@ -68,15 +68,23 @@ class Study:
         return store.load(self.stages.run("factorize", self.origin, make).folder)
 
     @cached_property
+    def survey(self) -> Survey:
+        return Survey(self.factored, self.data.train, **self._may)
+
+    @property
+    def _may(self) -> dict[str, bool]:
+        """What the passes at hand can do."""
+        return {"narrow": self.uses("prune-axes"), "drop": self.uses("drop-blocks"), "repair": self.uses("compensate")}
+
+    @cached_property
     def curves(self) -> Curves:
         """The sensitivity library, from which every chip takes its levels."""
-        uses = {"narrow": self.uses("prune-axes"), "drop": self.uses("drop-blocks"), "repair": self.uses("compensate")}
 
         def make(folder: Path) -> None:
-            found = Survey(self.factored, self.data.train, **uses).measure(folder / "checkpoint.json", self.progress)
+            found = self.survey.measure(folder / "checkpoint.json", self.progress)
             write_json(folder / "result.json", found.to_json())
 
-        given = {**self.origin, "factorize": self.uses("factorize"), **uses}
+        given = {**self.origin, "factorize": self.uses("factorize"), **self._may}
         return Curves.from_json(self.stages.run("sensitivity", given, make).json())
 
     def landscape(self, target: Target, surveyed: bool = True) -> Landscape:
@@ -85,7 +93,7 @@ class Study:
         sensitivity = curves.offered(target.granularity)
         return Landscape(self._split, sensitivity, target.cost_model, self.batch, self._plain)
 
-    def strategy(self, cls: type[Strategy], target: Target) -> Strategy:
+    def strategy(self, cls: type[Strategy], target: Target, tries: int = 0) -> Strategy:
         task = Task(
             teacher=self.teacher,
             examples=self.data.train,
@@ -94,6 +102,8 @@ class Study:
             narrow=self.uses("prune-axes"),
             drop=self.uses("drop-blocks"),
             seed=self.seed,
+            tries=tries,
+            survey=self.survey,
             progress=self.progress,
         )
         return cls(task)

@@ -17,21 +17,28 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from chipfit.targets.cpu import PARTS, Amounts, kernel_seconds, part_of
+from chipfit.targets.amounts import COLD, PARTS, Amounts, part_of
+from chipfit.targets.cpu import CACHED, kernel_seconds
+from chipfit.targets.kernel_model import cold_share
 from chipfit.targets.profile import UNITS, Figure, Profile
 
-NOISE_SECONDS = 5e-6  # how far a timing may be off whatever its size: weighs down kernels that hardly take longer
+CACHES = tuple(float(size) for size in np.geomspace(512 * 2**20, 8 * 2**20, 13))  # bytes, as a program may find
+NOISE_SECONDS = 2e-6  # how far a timing may be off whatever its size: weighs down kernels that hardly take longer
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A graph or kernel that was timed: what each kernel needs of each term, and the time that belongs to none."""
+    """A graph or kernel that was timed: what each kernel needs of each term, and the time that belongs to none.
+
+    `weight_bytes` are those of the whole graph that it ran in, all read between two calls of the same kernel.
+    """
 
     name: str
     kernels: tuple[Amounts, ...]
     fixed: Amounts
     measured_ms: float
     held_out: bool
+    weight_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,15 @@ def fit(samples: Sequence[Sample], units: Mapping[str, str], today: datetime.dat
     fitted = [sample for sample in samples if not sample.held_out]
     seen = {term for sample in fitted for amounts in (*sample.kernels, sample.fixed) for term in amounts}
     terms = [term for term in units if term in seen]
-    coefficients = _solve(fitted, terms)
-    predicted = tuple((_design(samples, terms).predict(coefficients) * 1e3).tolist())
+    cached, coefficients = _solve_with_cache(fitted, terms)
+    predicted = tuple((_design(samples, terms, cached).predict(coefficients) * 1e3).tolist())
     held_out = [(ms, sample.measured_ms) for ms, sample in zip(predicted, samples, strict=True) if sample.held_out]
     errors = [abs(ms / measured - 1) for ms, measured in held_out]
     source = f"calibration of {today}: {len(fitted)} graphs fitted, {len(held_out)} held out"
     median, p95 = float(np.median(errors)), float(np.quantile(errors, 0.95))
     ratios = {"error_median": median, "error_p95": p95, "interval_factor": _interval_factor(held_out)}
     figures = {name: Figure(value, "ratio", source, "measured") for name, value in ratios.items()}
+    figures[CACHED] = Figure(cached / UNITS["MiB"], "MiB", source, "measured")
     for term, value in zip(terms, coefficients.tolist(), strict=True):
         figures[term] = Figure(value / UNITS[units[term]], units[term], source, "measured")
     return Calibration(figures, tuple(samples), predicted, median, p95)
@@ -76,48 +84,70 @@ def fit(samples: Sequence[Sample], units: Mapping[str, str], today: datetime.dat
 class _Design:
     """Amounts as arrays, so that all samples are predicted at once."""
 
-    parts: Mapping[str, np.ndarray]  # part of a kernel's time -> (kernels, terms)
+    parts: Mapping[str, np.ndarray]  # part of a kernel's time -> (kernels, terms), COLD left out
+    cold: np.ndarray  # (kernels, terms), of COLD alone
+    shares: np.ndarray  # (kernels), of weights that come from memory
     sums: np.ndarray  # (samples, kernels), one where the sample has the kernel
     fixed: np.ndarray  # (samples, terms)
 
     def predict(self, coefficients: np.ndarray) -> np.ndarray:
         """Seconds of each sample."""
         launch, compute, memory = (self.parts[part] @ coefficients for part in PARTS)
-        result: np.ndarray = self.sums @ kernel_seconds(launch, compute, memory) + self.fixed @ coefficients
+        warm = kernel_seconds(launch, compute, memory)
+        cold = kernel_seconds(launch, compute, memory + self.cold @ coefficients)
+        result: np.ndarray = self.sums @ (warm + self.shares * (cold - warm)) + self.fixed @ coefficients
+        return result
+
+    @property
+    def totals(self) -> np.ndarray:
+        """(samples, terms), how much of each term."""
+        shares = self.shares[:, None] * self.cold
+        result: np.ndarray = self.sums @ (sum(self.parts.values()) + shares) + self.fixed
         return result
 
 
-def _design(samples: Sequence[Sample], terms: Sequence[str]) -> _Design:
+def _design(samples: Sequence[Sample], terms: Sequence[str], cached: float) -> _Design:
     kernels = [(row, amounts) for row, sample in enumerate(samples) for amounts in sample.kernels]
     sums = np.zeros((len(samples), len(kernels)))
     sums[[row for row, _ in kernels], range(len(kernels))] = 1
     fixed = np.array([[sample.fixed.get(term, 0.0) for term in terms] for sample in samples])
-    parts = {
-        part: np.array([[a.get(t, 0.0) if part_of(t) == part else 0.0 for t in terms] for _, a in kernels])
-        for part in PARTS
-    }
-    return _Design(parts, sums, fixed)
+    needs = np.array([[amounts.get(term, 0.0) for term in terms] for _, amounts in kernels])
+    cold = np.array([term == COLD for term in terms])
+    parts = {part: needs * (np.array([part_of(term) == part for term in terms]) & ~cold) for part in PARTS}
+    shares = np.array([cold_share(samples[row].weight_bytes, cached) for row, _ in kernels])
+    return _Design(parts, needs * cold, shares, sums, fixed)
 
 
-def _solve(samples: Sequence[Sample], terms: Sequence[str]) -> np.ndarray:
-    """Coefficients in seconds. The search starts from what each could be at most: all of some sample's time.
+def _solve_with_cache(samples: Sequence[Sample], terms: Sequence[str]) -> tuple[float, np.ndarray]:
+    """The size of cache, in bytes, with which the fit is best, and the fitted coefficients.
 
-    A sample counts as often as it has kernels: kernels timed one by one, each at its best, add up to less than the
-    graph that they make up.
+    A cache that is shared with others holds less for one program than it says. Without graphs that overflow it, any
+    size fits and the largest is taken.
+    """
+    sizes = CACHES if COLD in terms else CACHES[:1]
+    fits = {size: _solve(samples, terms, size) for size in sizes}
+    best = min(fits, key=lambda size: fits[size][0])
+    return best, fits[best][1]
+
+
+def _solve(samples: Sequence[Sample], terms: Sequence[str], cached: float) -> tuple[float, np.ndarray]:
+    """The misfit, and coefficients in seconds.
+
+    The search starts from what each could be at most: all of some sample's time. A sample counts as often as it has
+    kernels: kernels timed one by one, each at its best, add up to less than the graph that they make up.
     """
     weights = np.array([len(sample.kernels) for sample in samples])
-    design, measured = _design(samples, terms), np.array([sample.measured_ms * 1e-3 for sample in samples])
-    totals = design.sums @ sum(design.parts.values()) + design.fixed
+    design, measured = _design(samples, terms, cached), np.array([sample.measured_ms * 1e-3 for sample in samples])
     with np.errstate(divide="ignore"):
-        most = np.min(measured[:, None] / totals, axis=0)
+        most = np.min(measured[:, None] / design.totals, axis=0)
+    most[~np.isfinite(most)] = 0.0  # of a term that no sample here has
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
         off: np.ndarray = weights * (design.predict(scaled * most) - measured) / (measured + NOISE_SECONDS)
         return off
 
     result = least_squares(residuals, np.full(len(terms), 0.5), bounds=(0, np.inf), loss="soft_l1", f_scale=0.1)
-    solution: np.ndarray = result.x * most
-    return solution
+    return float(result.cost), result.x * most
 
 
 def _interval_factor(held_out: Sequence[tuple[float, float]], level: float = 0.95) -> float:

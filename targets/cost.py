@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
-from typing import Protocol
 
 from chipfit.ir.apply import can_rebatch, drop
 from chipfit.ir.axes import analyse
@@ -16,7 +15,8 @@ from chipfit.ir.graph import Graph, Value
 from chipfit.ir.kernels import Kernel, Work, at, kernels, work
 from chipfit.ir.memo import per_graph
 from chipfit.ir.shapes import Shapes, replacements, what_if
-from chipfit.targets.energy import EnergyTable, Traffic
+from chipfit.targets.energy import EnergyTable
+from chipfit.targets.kernel_model import Interval, KernelModel
 from chipfit.targets.memory import (
     Buffers,
     buffers,
@@ -27,7 +27,6 @@ from chipfit.targets.memory import (
     whole_lifetimes,
 )
 
-Interval = tuple[float, float]
 BATCH = ""  # stands for the batch among the names of axes
 Sizes = Mapping[str, int | None]  # of the batch and of axes, None where they are as in the graph
 Key = Callable[[Sizes], Hashable]  # the sizes that something depends on
@@ -50,7 +49,14 @@ class LayerCost:
     energy_mj: float | None = None
 
 
-Planned = list[tuple[Kernel, Work, LayerCost]]
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A kernel, its work, and its cost with weights in the caches and with weights from memory."""
+
+    kernel: Kernel
+    work: Work
+    warm: LayerCost
+    cold: LayerCost
 
 
 @dataclass(frozen=True)
@@ -68,29 +74,6 @@ class Cost:
     energy_mj: float | None
     status: str
     layers: tuple[LayerCost, ...]
-
-
-class KernelModel(Protocol):
-    """What a chip family says about one kernel."""
-
-    @property
-    def status(self) -> str: ...
-
-    @property
-    def granularity(self) -> int:
-        """What widths are worth being multiples of on this chip."""
-
-    def call_ms(self, input_bytes: int) -> float:
-        """Milliseconds that a call takes besides its kernels."""
-
-    def terms(self, kernel: Kernel, work: Work) -> Mapping[str, float]:
-        """Milliseconds by what they are spent on; their sum is the kernel's time."""
-
-    def traffic(self, kernel: Kernel, work: Work) -> Traffic:
-        """Bytes that the kernel moves at each level of memory."""
-
-    def interval(self, latency_ms: float) -> Interval | None:
-        """Where the measured latency lies if that is predicted."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +113,16 @@ class CostModel:
     def status(self) -> str:
         return self.model.status
 
-    def kernel_ms(self, kernel: Kernel, work: Work) -> float:
-        return math.fsum(self.model.terms(kernel, work).values())
+    def kernel_ms(self, kernel: Kernel, work: Work, cold: float) -> float:
+        """Milliseconds of one kernel where that share of the weights comes from memory."""
+        warm = math.fsum(self.model.terms(kernel, work).values())
+        if not self.model.cold or not cold:
+            return warm
+        return (1 - cold) * warm + cold * math.fsum(self.model.cold.model.terms(kernel, work).values())
+
+    def cold_share(self, weight_bytes: int) -> float:
+        """The share of so many weights that a call reads from memory."""
+        return self.model.cold.share(weight_bytes) if self.model.cold else 0.0
 
     def cost(self, graph: Graph, configuration: Configuration | None = None, batch: int = 1) -> Cost:
         """The cost of `apply(graph, configuration)` at a batch, found without touching weights.
@@ -140,8 +131,9 @@ class CostModel:
         """
         asked = Question.of(graph, configuration, batch)
         plan = self._planned(asked)
-        layers = tuple([layer for _, _, layer in plan])
         held, weights = _buffers(asked, plan), _weights(asked)
+        cold = self.cold_share(weights)
+        layers = tuple([mixed(one.warm, one.cold, cold) for one in plan])
         inputs = int(held.bytes[: len(graph.forward.inputs)].sum())
         latency = math.fsum([layer.latency_ms for layer in layers]) + self.model.call_ms(inputs)
         energy = math.fsum([layer.energy_mj or 0.0 for layer in layers]) if self.energy else None
@@ -153,7 +145,7 @@ class CostModel:
         asked = Question.of(graph, configuration, batch)
         return _buffers(asked, self._planned(asked))
 
-    def _planned(self, asked: Question) -> Planned:
+    def _planned(self, asked: Question) -> list[Planned]:
         """The kernels left. A search asks about thousands of configurations: what a kernel costs at some sizes of its
         axes is looked up from the second time on."""
         if asked.configuration.dropped:  # what is left may fuse otherwise
@@ -169,15 +161,28 @@ class CostModel:
             found.append(table[key])
         return found
 
-    def _layer(self, kernel: Kernel, shapes: Shapes) -> tuple[Kernel, Work, LayerCost]:
+    def _layer(self, kernel: Kernel, shapes: Shapes) -> Planned:
         kernel = at(kernel, shapes)
         amount = work(kernel, shapes)
-        terms = self.model.terms(kernel, amount)
+        warm = self._cost_of(kernel, amount, self.model)
+        cold = self._cost_of(kernel, amount, self.model.cold.model) if self.model.cold else warm
+        return Planned(kernel, amount, warm, cold)
+
+    def _cost_of(self, kernel: Kernel, amount: Work, model: KernelModel) -> LayerCost:
+        terms = model.terms(kernel, amount)
         limit = max(terms, key=lambda term: terms[term])
         total = math.fsum(terms.values())
-        energy = self.energy.kernel_mj(kernel, amount, self.model.traffic(kernel, amount)) if self.energy else None
-        layer = LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit, energy)
-        return kernel, amount, layer
+        energy = self.energy.kernel_mj(kernel, amount, model.traffic(kernel, amount)) if self.energy else None
+        return LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit, energy)
+
+
+def mixed(warm: LayerCost, cold: LayerCost, share: float) -> LayerCost:
+    """What a kernel costs on average if that share of the weights comes from memory."""
+    if not share or warm.latency_ms == cold.latency_ms:
+        return warm
+    latency = (1 - share) * warm.latency_ms + share * cold.latency_ms
+    limit = cold.limit if share > 0.5 else warm.limit
+    return LayerCost(warm.name, warm.core, warm.module, warm.kind, latency, limit, warm.energy_mj)
 
 
 @per_graph
@@ -206,7 +211,7 @@ def kernel_axes(graph: Graph) -> tuple[tuple[Kernel, Key], ...]:
 
 
 @per_graph
-def _known(graph: Graph) -> dict[CostModel, list[dict[Hashable, tuple[Kernel, Work, LayerCost]]]]:
+def _known(graph: Graph) -> dict[CostModel, list[dict[Hashable, Planned]]]:
     """For each kernel what it costs at sizes that were asked about before."""
     return {}
 
@@ -217,10 +222,10 @@ def _weights_known(graph: Graph) -> list[tuple[Key, tuple[Value, ...], dict[Hash
     return [(itemgetter(BATCH, *axes), values, {}) for axes, values in parameters_by_axes(graph).items()]
 
 
-def _buffers(asked: Question, plan: Planned) -> Buffers:
+def _buffers(asked: Question, plan: Sequence[Planned]) -> Buffers:
     entry = asked.graph.forward
-    known = lifetimes(entry, [kernel for kernel, _, _ in plan]) if asked.configuration.dropped else None
-    work = [amount for _, amount, _ in plan]
+    known = lifetimes(entry, [one.kernel for one in plan]) if asked.configuration.dropped else None
+    work = [one.work for one in plan]
     return buffers(entry, asked.batch, work, known or whole_lifetimes(asked.graph))
 
 

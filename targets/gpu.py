@@ -82,6 +82,7 @@ class GpuModel:
     profile: Profile
     status: str = "uncalibrated"
     granularity: int = ALIGNED // 2  # of fp16, what a tensor core's factors are padded to
+    cold: None = None
 
     @cached_property
     def gpu(self) -> Gpu:

@@ -95,6 +95,7 @@ class NpuModel:
     profile: Profile
     status: str = "uncalibrated"
     granularity: int = BLOCK
+    cold: None = None
 
     @cached_property
     def npu(self) -> Npu:

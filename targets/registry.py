@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from chipfit.errors import UserError
-from chipfit.targets.cost import CostModel, KernelModel
-from chipfit.targets.cpu import Cpu, shape_of
+from chipfit.targets.amounts import Cpu, shape_of
+from chipfit.targets.cost import CostModel
 from chipfit.targets.detect import detect_host
 from chipfit.targets.energy import EnergyTable
 from chipfit.targets.folders import SHIPPED, all_folders
+from chipfit.targets.kernel_model import KernelModel
 from chipfit.targets.profile import Family, Profile
 from chipfit.targets.reading import check_complete, read_folder, read_profile
 from chipfit.targets.roofline import Roofline

@@ -20,6 +20,7 @@ class Roofline:
     profile: Profile
     status: str = "uncalibrated"
     granularity: int = 1
+    cold: None = None
 
     def call_ms(self, input_bytes: int) -> float:
         return 0.0

@@ -122,3 +122,9 @@ def winograd_cycles(chip: CpuShape, tile: Tile, batch: int, ho: int, wo: int, ic
     """Of the busiest thread at this tile."""
     shape = Convolution(chip, batch, ho, wo, ic, oc)
     return shape.cycles(tile.order, (tile.mr, tile.nr // tile.lanes), tile.block)
+
+
+def patch_bytes(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int) -> int:
+    """Of the transformed patches of a whole image, which lie in scratch between the steps."""
+    shape = Convolution(chip, batch, ho, wo, ic, oc)
+    return shape.patch_bytes(shape.patches)

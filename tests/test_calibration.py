@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from chipfit.calibration import attributed, calibrate, calibrated, delta_path, recalled
-from chipfit.probes import PROBES, Probe, linears
+from chipfit.probe_nets import linears
+from chipfit.probes import PROBES, Probe
 from chipfit.targets.registry import get_target
 
 TINY = (

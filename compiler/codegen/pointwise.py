@@ -16,7 +16,7 @@ from chipfit.codegen.spec import Epilogue, Image, Operand, PointwiseSpec, Shape
 from chipfit.targets.tiles import Tile
 
 _CHUNK = 4096  # elements of a flat tensor in one parallel job: 16 kB, well inside a first-level cache
-_PARALLEL = 32768  # elements from which waking the other threads pays
+_PARALLEL = 16384  # elements from which waking the other threads pays, even if they lie in a cache
 
 
 def build_pointwise(spec: PointwiseSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:

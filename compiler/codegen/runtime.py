@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,6 +25,7 @@ from chipfit.errors import UserError
 LIBRARY, RECORD, CONSTANTS = "library.so", "library.json", "constants.safetensors"
 CPU, POOLED = 1, 2  # DLPack's kDLCPU, the VM's pooling allocator
 ALIGNMENT = 64  # bytes, as TVM's own allocations
+LARGE = 2**16  # bytes from which on handing over an input is quicker than copying it
 
 Array = npt.NDArray[Any]
 
@@ -49,9 +50,11 @@ class Library:
         self._machine["vm_initialization"](CPU, 0, POOLED)
         self._buffers = tuple(aligned(np.zeros(entry.shape, entry.dtype)) for entry in self.inputs)
         self._weights = tuple(aligned(weight) for weight in weights)
-        tensors = [ffi().from_dlpack(array) for array in (*self._buffers, *self._weights)]
-        self._machine["save_function"]("main", "bound", 1, *tensors)
-        self._run = self._machine["bound"]
+        self._copied = tuple(ffi().from_dlpack(buffer) for buffer in self._buffers)
+        self._packed = tuple(ffi().from_dlpack(weight) for weight in self._weights)
+        self._machine["save_function"]("main", "bound", 1, *self._copied, *self._packed)
+        self._bound, self._main = self._machine["bound"], self._machine["main"]
+        self._run: Callable[[], Any] = self._bound
 
     @staticmethod
     def load(folder: Path, weights: Path | Mapping[str, Array], threads: int | None = None) -> Library:
@@ -72,13 +75,28 @@ class Library:
 
     def __call__(self, *arrays: npt.ArrayLike) -> tuple[Array, ...]:
         """Raises UserError if the inputs differ in number or shape from those that the library was compiled for."""
-        if len(arrays) != len(self.inputs):
-            raise UserError(f"This library takes {len(self.inputs)} inputs, not {len(arrays)}; pass exactly those.")
-        for entry, buffer, array in zip(self.inputs, self._buffers, arrays, strict=True):
-            np.copyto(buffer, checked(entry, np.asarray(array)), casting="same_kind")
+        self.take(arrays)
         results = self._run()
         pairs = zip(self.outputs, results, strict=True)
         return tuple(np.from_dlpack(result).reshape(entry.shape) for entry, result in pairs)
+
+    def take(self, arrays: Sequence[npt.ArrayLike]) -> None:
+        """Makes these the inputs of what runs next: large ones are read where they lie if they can be, the rest copied.
+
+        Raises UserError as a call does.
+        """
+        if len(arrays) != len(self.inputs):
+            raise UserError(f"This library takes {len(self.inputs)} inputs, not {len(arrays)}; pass exactly those.")
+        read = list(self._copied)
+        for index, (entry, buffer, given) in enumerate(zip(self.inputs, self._buffers, arrays, strict=True)):
+            array = checked(entry, np.asarray(given))
+            there = seen(array) if array.nbytes >= LARGE and array.dtype == buffer.dtype else None
+            if there is None:
+                np.copyto(buffer, array, casting="same_kind")
+            else:
+                read[index] = there
+        alike = all(mine is other for mine, other in zip(read, self._copied, strict=True))
+        self._run = self._bound if alike else partial(self._main, *read, *self._packed)
 
     def kernel_times(self, repeats: int = 10) -> list[tuple[str, float]]:
         """(kernel, milliseconds) in the order of execution, the least of some runs on the last inputs."""
@@ -113,7 +131,7 @@ def slot(entry: Mapping[str, Any]) -> Slot:
 def checked(entry: Slot, array: Array) -> Array:
     if array.shape != entry.shape:
         raise UserError(f"Input {entry.name} has shape {array.shape}, but the library takes {entry.shape}.")
-    if not np.can_cast(array.dtype, entry.dtype, "same_kind"):
+    if array.dtype != entry.dtype and not np.can_cast(array.dtype, entry.dtype, "same_kind"):
         raise UserError(f"Input {entry.name} is {array.dtype}, but the library takes {entry.dtype}.")
     return array
 
@@ -144,6 +162,19 @@ def read_tensors(path: Path) -> dict[str, Array]:
         return load_file(path)
     except Exception as error:  # safetensors raises its own type, which it does not export
         raise UserError(f"{path} is no readable safetensors file ({error}); write or compile it again.") from error
+
+
+def seen(array: Array) -> Any:
+    """An array as TVM's kernels read it where it lies; None where it must be copied to be read.
+
+    TVM takes none that can't be written, though nothing writes to it.
+    """
+    if not array.flags.writeable:
+        return None
+    try:
+        return ffi().from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=True)
+    except RuntimeError:  # it has no type of its own for what isn't aligned or not contiguous
+        return None
 
 
 def aligned(array: Array) -> Array:

@@ -85,7 +85,12 @@ class Landscape:
         return name, replace(problem, quantities={**problem.quantities, name: items})
 
     def _latency(self, kernel: Kernel, work: Work) -> float:
-        return self.cost_model.kernel_ms(kernel, work)
+        return self.cost_model.kernel_ms(kernel, work, self._cold)
+
+    @cached_property
+    def _cold(self) -> float:
+        """The share of weights that comes from memory, taken as it is before anything is removed."""
+        return self.cost_model.cold_share(self.cost(Configuration()).weight_bytes)
 
     def _energy(self, kernel: Kernel, work: Work) -> float:
         model, table = self.cost_model.model, self.cost_model.energy

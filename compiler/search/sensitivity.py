@@ -80,6 +80,18 @@ class Survey:
                     write_json(checkpoint, found.to_json())
         return found
 
+    def loss(self, configuration: Configuration) -> float:
+        """How far the outputs move with all of this removed and its readers repaired.
+
+        A layer that reads several axes is repaired for the first of them.
+        """
+        repaired: dict[str, Tensor] = {}
+        for name, kept in configuration.widths.items():
+            for layer in self._repairable(self._axes[name]):
+                if layer.weight not in repaired:
+                    repaired |= masked_repair(self._statistics, layer, self._grams, self._axes[name], kept)
+        return self._probe.loss(mask(self._probe.graph.with_state(repaired), configuration))
+
     def _with(self, found: Curves, candidate: Axis | Block, began: float) -> Curves:
         if isinstance(candidate, Axis):
             found = replace(found, axes={**found.axes, candidate.name: self._curve(candidate)})

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zoo
+from torch import Tensor, nn
 
 from chipfit.codegen import Library, check, compile_graph
 from chipfit.codegen.library import write_weights
-from chipfit.codegen.runtime import CONSTANTS, LIBRARY, RECORD
+from chipfit.codegen.runtime import CONSTANTS, LARGE, LIBRARY, RECORD
 from chipfit.errors import UserError
+from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.ir.emit import run
 from chipfit.ir.graph import Graph
@@ -78,6 +81,30 @@ def test_results_outlive_the_next_call(library: Library, tokens: Any) -> None:
     (second,) = library((tokens + 1) % zoo.VOCABULARY)
     assert np.array_equal(first, copy)
     assert not np.array_equal(first, second)
+
+
+class Sum(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + 2 * y
+
+
+@pytest.mark.parametrize("form", ["as it is", "starting between vectors", "every other column", "read only", "float64"])
+def test_large_inputs_are_read_however_they_lie(form: str, tmp_path: Path) -> None:
+    x, y = torch.randn(1, 200, 128), torch.randn(1, 200, 128)
+    assert x.nbytes > LARGE
+    library = compile_graph(rebatch(import_model(Sum(), (x, y)), 1), get_target("host"), tmp_path / "library")
+    given = (
+        np.zeros(x.numel() + 1, np.float32)[1:].reshape(x.shape) if form == "starting between vectors" else x.numpy()
+    )
+    given[...] = x.numpy()
+    given = np.repeat(given, 2, -1)[..., ::2] if form == "every other column" else given
+    given = given.astype(np.float64) if form == "float64" else given
+    if form == "read only":
+        given.flags.writeable = False
+    for factor in (1.0, 3.0):
+        (result,) = library(given, factor * y.numpy())
+        assert np.allclose(result, (x + 2 * factor * y).numpy(), atol=1e-5)
+        assert np.array_equal(given, x.numpy())
 
 
 def test_threads_do_not_change_the_numbers(folder: Path, graph: Graph, tokens: Any) -> None:

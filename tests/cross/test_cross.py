@@ -22,7 +22,7 @@ from chipfit.passes.base import Context
 from chipfit.passes.float16 import Float16
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.quantize import Quantize
-from chipfit.probes import encoder
+from chipfit.probe_nets import encoder
 from chipfit.targets.registry import get_target
 
 ARM = "cortex-a76"

@@ -1,5 +1,6 @@
 """Every strategy on small networks: it keeps its limits, repeats itself, and is not the same as another."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -23,7 +24,7 @@ from chipfit.targets.registry import get_target
 
 pytestmark = pytest.mark.usefixtures("single_precision")
 
-NAMES = ("evopress", "halp", "knapsack", "magnitude", "shortgpt", "sleb", "taylor", "uniform")
+NAMES = ("evopress", "halp", "knapsack", "magnitude", "shortgpt", "sleb", "taylor", "uniform", "ziplm")
 DEPTH = ("shortgpt", "sleb")
 LANES = 4
 
@@ -163,6 +164,19 @@ def test_knapsack_measures_dropped_blocks_together():
     together = given.task.loss(Configuration({}, added.dropped))
     assert together != pytest.approx(sum(landscape.problem.drops[block] for block in added.dropped), rel=1e-3)
     assert found.loss <= landscape.problem.loss(added.levels, frozenset()) + together
+
+
+@pytest.mark.parametrize("network", ["llama", "resnet"])
+def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network):
+    plain = strategy("knapsack", network)
+    survey = Survey(plain.task.teacher, plain.task.examples)
+    first, second = (type(plain)(replace(plain.task, tries=6, survey=survey)) for _ in range(2))
+    limits = limited(plain.task, 0.6)
+    found = first.propose(limits)
+    assert found == second.propose(limits)
+    assert found.loss == survey.loss(found.configuration)
+    assert found.loss <= survey.loss(plain.propose(limits).configuration)
+    assert first.task.fits(found.configuration, limits)
 
 
 def test_what_a_strategy_chooses_for_must_be_allowed():

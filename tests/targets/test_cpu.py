@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from chipfit.targets.cpu import CYCLES, Cpu, kernel_seconds, product_cycles
+from chipfit.targets.amounts import CYCLES, Cpu, product_cycles
+from chipfit.targets.cpu import kernel_seconds
 from chipfit.targets.tiles import Tile, pixel_block, step_cycles
 
 CPU = Cpu(vector_bits=512, registers=32, l1_bytes=48 * 1024, l2_bytes=2 * 1024**2, threads=2)

@@ -22,7 +22,7 @@ from chipfit.passes.statistics import Statistics
 from chipfit.search.curves import step_of
 from chipfit.search.probe import Probe, calibration_size
 from chipfit.search.problem import Landscape
-from chipfit.search.sensitivity import STATISTICS, candidates
+from chipfit.search.sensitivity import STATISTICS, Survey, candidates
 from chipfit.targets.cost import Cost
 
 
@@ -37,6 +37,8 @@ class Task:
     narrow: bool = True
     drop: bool = True
     seed: int = 0
+    tries: int = 0  # configurations whose loss may be measured as a whole to refine a choice
+    survey: Survey | None = None  # which measures those
     progress: Progress = field(default=silent, compare=False)
 
     @cached_property

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import ClassVar
 
 from chipfit.ir.configuration import Configuration
 from chipfit.search.problem import Landscape
 from chipfit.search.program import InfeasibleError
+from chipfit.search.refine import Measure, Prices, priced, refine
 from chipfit.search.solve import Solution, binding, solve
 from chipfit.search.strategies.base import Proposal, Strategy, UnreachableError
 
+UNCHANGED: Prices = MappingProxyType({})
 CONTEXTS = 2  # times that the blocks are measured anew, in the context of those that were dropped
 
 
@@ -23,7 +26,8 @@ class Knapsack(Strategy):
     Losses of dropped blocks don't add up: two neighbours may each be dispensable, but not both. So where several are
     dropped each block's loss is measured again in the context of these, as SLEB does (Song et al. 2024, arXiv
     2402.09025), but for all blocks at once, and the solver asked again. Of the answers the one counts that is best with
-    the loss of its dropped blocks measured together.
+    the loss of its dropped blocks measured together. Then, within as many tries as the user grants, what the sums get
+    wrong otherwise is made good by evolution (`refine.py`).
     """
 
     name: ClassVar[str] = "knapsack"
@@ -31,6 +35,14 @@ class Knapsack(Strategy):
     surveyed: ClassVar[bool] = True
 
     def propose(self, limits: Mapping[str, float]) -> Proposal:
+        proposals, drops = self._by_sums(limits)
+        best = min(proposals, key=lambda one: one.loss)
+        if self.task.survey is None or self.task.tries < 2 or best.configuration == Configuration():
+            return best
+        return self._refined(self.task.survey.loss, limits, drops, best)
+
+    def _by_sums(self, limits: Mapping[str, float]) -> tuple[list[Proposal], Mapping[str, float]]:
+        """What the sums of losses give, and the losses of blocks that they ended with."""
         drops, proposals = self.task.landscape.problem.drops, list[Proposal]()
         for _ in range(CONTEXTS + 1):
             solution = solve_within(self.task.landscape, limits, drops)
@@ -39,7 +51,34 @@ class Knapsack(Strategy):
             if len(solution.dropped) < 2 or solution.dropped in seen:
                 break
             drops = self._in_context(solution.dropped)
-        return min(proposals, key=lambda one: one.loss)
+        return proposals, drops
+
+    def _refined(
+        self, measure: Measure, limits: Mapping[str, float], drops: Mapping[str, float], plain: Proposal
+    ) -> Proposal:
+        """The better of the plain proposal and what the evolved prices give, by the loss of the whole.
+
+        Prices are evolved once: they say how the losses of this model add up, whatever the limits.
+        """
+        task, landscape, gaps = self.task, self.task.landscape, {plain.configuration: plain.gap}
+
+        def decode(prices: Prices) -> Configuration:
+            solution = solve_within(landscape, limits, drops, prices)
+            configuration = landscape.configuration(solution)
+            gaps.setdefault(configuration, solution.gap)
+            return configuration
+
+        if not self._prices:
+            problem = replace(landscape.problem, drops=drops)
+            self._prices.append(refine(problem, decode, measure, task.tries, task.seed, task.progress))
+        losses = {one: measure(one) for one in (plain.configuration, decode(self._prices[0]))}
+        best = min(losses, key=lambda one: losses[one])
+        return Proposal(best, losses[best], gaps[best])
+
+    @cached_property
+    def _prices(self) -> list[Prices]:
+        """Those evolved, once they are."""
+        return []
 
     def _judged(self, solution: Solution) -> Proposal:
         landscape = self.task.landscape
@@ -68,14 +107,19 @@ class Knapsack(Strategy):
         return {}
 
 
-def solve_within(landscape: Landscape, limits: Mapping[str, float], drops: Mapping[str, float]) -> Solution:
+def solve_within(
+    landscape: Landscape, limits: Mapping[str, float], drops: Mapping[str, float], prices: Prices = UNCHANGED
+) -> Solution:
     """The solution of least loss within limits on `latency`, `size`, `energy` and peak `memory`, given blocks' losses.
+
+    `prices` are factors on losses.
 
     A peak is a maximum over time, which no solver of linear programs knows: rows are added for the moments that turn
     out to be peaks. Raises UnreachableError.
     """
     problem, bounds = landscape.limited(limits), {name: limit for name, limit in limits.items() if name != "memory"}
     problem = problem if drops == problem.drops else replace(problem, drops=drops)
+    problem = priced(problem, prices) if prices else problem
     try:
         while True:
             solution = solve(problem, bounds)

@@ -1,0 +1,64 @@
+"""What a chip family's model says about one kernel, with its weights in a cache and with weights from memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from scipy.special import lambertw
+
+from chipfit.ir.kernels import Kernel, Work
+from chipfit.targets.energy import Traffic
+
+Interval = tuple[float, float]
+
+
+class KernelModel(Protocol):
+    """What a chip family says about one kernel."""
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def granularity(self) -> int:
+        """What widths are worth being multiples of on this chip."""
+
+    @property
+    def cold(self) -> Cold | None:
+        """The same for weights that come from memory; None where the model knows no difference."""
+
+    def call_ms(self, input_bytes: int) -> float:
+        """Milliseconds that a call takes besides its kernels."""
+
+    def terms(self, kernel: Kernel, work: Work) -> Mapping[str, float]:
+        """Milliseconds by what they are spent on; their sum is the kernel's time."""
+
+    def traffic(self, kernel: Kernel, work: Work) -> Traffic:
+        """Bytes that the kernel moves at each level of memory."""
+
+    def interval(self, latency_ms: float) -> Interval | None:
+        """Where the measured latency lies if that is predicted."""
+
+
+@dataclass(frozen=True)
+class Cold:
+    """What kernels cost whose weights come from memory, and the bytes of weights that the caches can hold."""
+
+    model: KernelModel
+    cache_bytes: float
+
+    def share(self, weight_bytes: float) -> float:
+        return cold_share(weight_bytes, self.cache_bytes)
+
+
+def cold_share(weight_bytes: float, cache_bytes: float) -> float:
+    """The share of weights, all read once in each call, that a cache no longer holds when they are read again.
+
+    Of a cache that replaces lines at random, a line is still there after m misses with probability exp(-m / lines). All
+    that misses is m = (1 - h) weights, so h = exp(-(1 - h) r) at r = weights / cache, which Lambert's W solves. Caches
+    that are shared and hashed over slices behave so: on Sapphire Rapids the rate falls slowly from 60 MB to 400 MB.
+    """
+    ratio = weight_bytes / cache_bytes
+    return 0.0 if ratio <= 1 else float(1 + lambertw(-ratio * math.exp(-ratio)).real / ratio)
