@@ -11,8 +11,8 @@ Line = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 720, 440
 SIZE = f'width="{WIDTH}" height="{HEIGHT}"'
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 110  # margins; the legend is in the lowest
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-"""Okabe and Ito's, told apart by all eyes, with grey in place of their yellow, which is too light for a line."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#882255")
+"""Okabe and Ito's, told apart by all eyes, with grey and wine in place of their yellow, too light for a line."""
 
 
 def picture(title: str, labels: tuple[str, str], lines: Mapping[str, Line]) -> str:
