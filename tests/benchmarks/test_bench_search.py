@@ -148,7 +148,7 @@ def test_the_page_shows_what_there_is_and_what_is_missing() -> None:
         "| sleb | 1 | 48.00% | 70 | 33.33% | 11.11% | 15.79% | 5.88% |",
         "| shortgpt | 1 | unreachable |  |  |  |  |  |",
         "- shortgpt at 50%: latency=50% can't be met: the nearest feasible budget is latency=61%.",
-        f"{whole - 3} of {whole} cells are missing; `python benchmarks/search.py --models resnet20 --seconds 120` makes them",
+        f"{whole - 3} of {whole} cells are missing; `python benchmarks/search.py --models resnet20 --seconds 120`",
         "halp at 50% (seed 0, 1, 2)",
         "knapsack at 50% (seed 1, 2)",
         "## smollm2, 120 s of recovery",
