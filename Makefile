@@ -10,7 +10,8 @@ NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -m
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench-codegen bench-pruned bench-precision bench-decode bench-cost data venv clean
+.PHONY: help demo test lint data venv clean
+.PHONY: bench-codegen bench-pruned bench-precision bench-decode bench-cost bench-search bench-budgets
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -44,6 +45,13 @@ bench-decode: $(VENV)/llama.stamp  ## time a decoding step with weights in fewer
 
 bench-cost: $(VENV)/run.stamp  ## compare predicted with measured latency, into docs/benchmarks/cost.md
 	$(BIN)/python benchmarks/cost.py
+
+# Both go on where they stopped; they take hours, and the script has options that say which part to run.
+bench-search: $(VENV)/run.stamp  ## compare strategies at equal measured latency, into docs/benchmarks/search.md
+	$(BIN)/python benchmarks/search.py
+
+bench-budgets: $(VENV)/run.stamp  ## compile to 60 random budgets and measure again, into docs/benchmarks/budgets.md
+	$(BIN)/python benchmarks/budgets.py
 
 data:  ## fetch Fashion-MNIST (Debian's package) into build/data
 	@bash scripts/fashion-mnist.sh

@@ -47,6 +47,7 @@ def compile(  # noqa: A001
     fresh: bool = False,
     tune: bool = False,
     trials: int = 0,
+    seed: int = 0,
     progress: Progress = silent,
 ) -> Artifact:
     """The model compressed to `budget` (as `latency=50%`) on `target`, compiled, measured and written to `out`.
@@ -55,15 +56,18 @@ def compile(  # noqa: A001
     `heldout` (input tuples) and perhaps a `metric`; without it inputs are made up. `keep` is the least part of the
     teacher's quality, as `94%`. `refine` is how many configurations may be measured as a whole to correct what the
     solver chose by losses measured one by one; 0 takes its choice as it is. `tune` times a few tiles of every kernel,
-    `trials` so many of TVM's schedules of each function that no generator of ours makes; both take minutes. Raises
-    UserError, and InfeasibleBudgetError for a budget that nothing meets.
+    `trials` so many of TVM's schedules of each function that no generator of ours makes; both take minutes. What is
+    drawn at random follows from `seed`, but for made-up inputs, which stay the same. Raises UserError, and
+    InfeasibleBudgetError for a budget that nothing meets.
     """
     inputs = tuple(example_inputs)
     given = as_data(data, inputs, "data") if isinstance(data, Data | Mapping) else None
     source = Source(type(model).__name__, model, inputs, (lambda: given) if given else None)
     text = data if isinstance(data, str) else None
     load, tuning = (lambda: source), Tuning(tune, trials)
-    return _compile(load, target, budget, keep, text, passes, strategy, refine, Path(out), fresh, tuning, progress)
+    return _compile(
+        load, target, budget, keep, text, passes, strategy, refine, Path(out), fresh, tuning, seed, progress
+    )
 
 
 def compile_source(
@@ -80,11 +84,14 @@ def compile_source(
     fresh: bool = False,
     tune: bool = False,
     trials: int = 0,
+    seed: int = 0,
     progress: Progress = silent,
 ) -> Artifact:
     """`compile` for the model that SOURCE names, on the data that DATA names or else on the source's own."""
     load, tuning = (lambda: load_source(source)), Tuning(tune, trials)
-    return _compile(load, target, budget, keep, data, passes, strategy, refine, Path(out), fresh, tuning, progress)
+    return _compile(
+        load, target, budget, keep, data, passes, strategy, refine, Path(out), fresh, tuning, seed, progress
+    )
 
 
 def _compile(
@@ -99,6 +106,7 @@ def _compile(
     out: Path,
     fresh: bool,
     tuning: Tuning,
+    seed: int,
     progress: Progress,
 ) -> Artifact:
     limits = parse_budget([budget] if isinstance(budget, str) else budget)
@@ -107,7 +115,7 @@ def _compile(
     if not (chip.is_host or (chip.family == "cpu" and chip.profile.triple)):
         raise UserError(f"chipfit can cost {chip.name} but not compile for it yet: name a CPU, as {HOST}.")
     tuning.check(chip)
-    study, made_from = studied(load, data, pipeline, workplace(out, fresh), progress)
+    study, made_from = studied(load, data, pipeline, workplace(out, fresh), progress, seed)
     job = Job(study, calibrated(chip, progress), limits, approach, tuning, refine)
     return finish(job, made_from, share, out)
 
@@ -134,7 +142,7 @@ def search_source(
 
 
 def studied(
-    load: Callable[[], Source], data: str | None, pipeline: Pipeline, work: Path, progress: Progress
+    load: Callable[[], Source], data: str | None, pipeline: Pipeline, work: Path, progress: Progress, seed: int = 0
 ) -> tuple[Study, dict[str, Any]]:
     """The model and its data, ready to be searched, and where they come from."""
     stages = Stages(work, lambda name, found: progress(f"{name}: done before" if found else name, 0.0))
@@ -142,7 +150,7 @@ def studied(
     source = load()
     teacher = import_model(source.model, source.example_inputs)
     examples = source.data() if source.data and data is None else load_data(data, source.example_inputs, source.model)
-    study = Study(teacher, source.example_inputs, examples, pipeline, stages, progress)
+    study = Study(teacher, source.example_inputs, examples, pipeline, stages, progress, seed)
     return study, lineage(source, examples)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from chipfit.artifact import MANIFEST, Artifact
 from chipfit.codegen import Library
@@ -22,7 +23,7 @@ from chipfit.ir import store
 from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
-from chipfit.measure import Timing, interleave
+from chipfit.measure import Timing, interleave, paired_ratio
 from chipfit.passes.base import Progress, silent
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
@@ -30,6 +31,7 @@ from chipfit.targets.registry import get_target
 from chipfit.tune import AS_RANKED, Tuning
 
 OURS = "chipfit"
+UNCOMPRESSED = "uncompressed"
 SECONDS = 10.0  # of timing
 SETTLE = 0.02  # seconds of rest before each call, in which other runtimes' threads stop spinning
 
@@ -50,24 +52,40 @@ def bench_model(
     seconds: float = SECONDS,
     threads: int | None = None,
     tuning: Tuning = AS_RANKED,
+    uncompressed: bool = False,
 ) -> dict[str, Any]:
     """Times ARTIFACT, or SOURCE compiled as it is for this machine, beside the runtimes named in `against`.
 
     All run on `threads` threads, one for each core unless told. `rows` hold, per runtime, `best_ms`, `median_ms` and
-    `max_abs_error`: the largest difference from torch's output.
-    Raises UserError for a runtime that is unknown or not installed.
+    `max_abs_error`: the largest difference from torch's output. With `uncompressed` the model that ARTIFACT was made
+    from is compiled as it is and timed too, and `certificate` has what part of its latency ARTIFACT takes: the median
+    over rounds as `latency_ratio`, beside the `recorded_latency_ratio` of the record.
+    Raises UserError for a runtime that is unknown or not installed, and for a model that can't be had any more.
     """
     check_installed(against)
+    certified = Artifact.open(Path(text)) if uncompressed else None
     with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
         progress("compiling", 0.0)
         subject = load_subject(text, Path(folder), threads, tuning, progress)
         calls, expected = callables(subject, against, Path(folder), progress)
         errors = {name: max_error(call(), expected) for name, call in calls.items()}
+        if certified:
+            original = load_original(certified, Path(folder) / UNCOMPRESSED, threads, progress)
+            others, expected = callables(original, (), Path(folder), progress)
+            calls[UNCOMPRESSED] = others[OURS]
+            errors[UNCOMPRESSED] = max_error(calls[UNCOMPRESSED](), expected)
         progress(f"timing {', '.join(calls)}", 0.0)
         timings = interleave(calls, rounds=1000, seconds=seconds, settle=SETTLE)
     rows = [row(name, timings[name], errors[name]) for name in calls]
     dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
-    return {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}
+    found = {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}
+    return {**found, "certificate": checked(certified, timings)} if certified else found
+
+
+def checked(artifact: Artifact, timings: Mapping[str, Timing]) -> dict[str, float]:
+    """The part of the uncompressed model's latency that the artifact takes, now and by its record."""
+    recorded = artifact.manifest["certificate"]["latency_ratio"]
+    return {"latency_ratio": paired_ratio(timings, OURS, UNCOMPRESSED), "recorded_latency_ratio": recorded}
 
 
 def row(name: str, timing: Timing, error: float) -> dict[str, Any]:
@@ -75,20 +93,47 @@ def row(name: str, timing: Timing, error: float) -> dict[str, Any]:
 
 
 def load_subject(text: str, folder: Path, threads: int | None, tuning: Tuning, progress: Progress) -> Subject:
-    """An artifact's own library and graph, or SOURCE imported, its batch norms folded, and compiled."""
+    """An artifact's own library and graph, or SOURCE compiled."""
     place = Path(text)
-    if (place / MANIFEST).is_file():
-        if tuning != AS_RANKED:
-            raise UserError(f"{text} is compiled already: tune it with the `chipfit compile` that makes it.")
-        Artifact.open(place)
-        return Subject(text, store.load(place), Library.load(place, place / store.STATE, threads))
+    if not (place / MANIFEST).is_file():
+        source = load_source(text)
+        graph = import_model(source.model, source.example_inputs)
+        return compiled(text, graph, source.example_inputs, folder, threads, tuning, progress)
+    if tuning != AS_RANKED:
+        raise UserError(f"{text} is compiled already: tune it with the `chipfit compile` that makes it.")
+    return Subject(text, store.load(place), Library.load(place, place / store.STATE, threads))
+
+
+def load_original(artifact: Artifact, folder: Path, threads: int | None, progress: Progress) -> Subject:
+    """The model that an artifact was made from, compiled as it is."""
+    progress("compiling the uncompressed model", 0.0)
+    lineage, place = artifact.manifest["lineage"], artifact.folder
+    text = lineage.get("source")
+    if not text:
+        raise UserError(f"{place} was made from a model in memory: only one that has a SOURCE can be compiled again.")
     source = load_source(text)
-    graph = folded(import_model(source.model, source.example_inputs))
-    graph = rebatch(graph, len(source.example_inputs[0])) if can_rebatch(graph) else graph
+    graph = import_model(source.model, source.example_inputs)
+    if store.digest(graph) != lineage["model"]:
+        raise UserError(f"{text} is not the model any more that {place} was made from: compile it again.")
+    return compiled(text, graph, source.example_inputs, folder, threads, AS_RANKED, progress)
+
+
+def compiled(
+    name: str,
+    model: Graph,
+    inputs: Sequence[Tensor],
+    folder: Path,
+    threads: int | None,
+    tuning: Tuning,
+    progress: Progress,
+) -> Subject:
+    """The model as it is, its batch norms folded, at the batch of its example inputs."""
+    graph = folded(model)
+    graph = rebatch(graph, len(inputs[0])) if can_rebatch(graph) else graph
     host = get_target("host")
     target = host.with_cores(threads) if threads else host
     effort = tuning.effort(graph, target, probe(graph), progress)
-    return Subject(text, graph, compile_graph(graph, target, folder / "library", effort=effort))
+    return Subject(name, graph, compile_graph(graph, target, folder / "library", effort=effort))
 
 
 def callables(

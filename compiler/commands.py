@@ -65,6 +65,7 @@ def chipfit() -> None:
 @click.option("--refine", default=32, show_default=True, metavar="N", help="Choices to measure whole, for the solver.")
 @click.option("--out", type=FOLDER, default=Path("build/artifact"), show_default=True, help="The artifact's folder.")
 @click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")
+@click.option("--seed", default=0, show_default=True, help="What is drawn at random follows from it.")
 @tune_option
 @json_option
 def compile_(
@@ -150,10 +151,11 @@ def run(artifact: Path, file: Path | None, output: Path | None, as_json: bool) -
 @chipfit.command()
 @click.argument("model", metavar="ARTIFACT|SOURCE")
 @click.option("--against", default="torch", show_default=True, metavar="NAMES", help="Of onnxruntime,openvino,torch.")
+@click.option("--uncompressed", is_flag=True, help="Time what ARTIFACT was made from too: does its record hold?")
 @click.option("--threads", type=click.IntRange(1), help="For all alike; one for each core if not told.")
 @tune_option
 @json_option
-def bench(model: str, against: str, threads: int | None, tune: bool, trials: int, as_json: bool) -> None:
+def bench(model: str, against: str, tune: bool, trials: int, as_json: bool, **options: Any) -> None:
     """Time an ARTIFACT, or SOURCE compiled as it is, beside other runtimes in one interleaved run."""
     from chipfit.bench import bench_model
     from chipfit.progress import shown
@@ -161,7 +163,7 @@ def bench(model: str, against: str, threads: int | None, tune: bool, trials: int
 
     with shown() as progress:
         names, tuning = [name for name in against.split(",") if name], Tuning(tune, trials)
-        result = bench_model(model, names, progress, threads=threads, tuning=tuning)
+        result = bench_model(model, names, progress, tuning=tuning, **options)
     if as_json:
         print_json(result)
     else:

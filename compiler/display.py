@@ -146,6 +146,9 @@ def run(result: Mapping[str, Any]) -> None:
 def bench(result: Mapping[str, Any]) -> None:
     title = f"{result['source']}, {result['threads']} threads, {result['dtype']}"
     show(report.timing_table(title, result["rows"]))
+    if "certificate" in result:
+        now, recorded = (result["certificate"][name] for name in ("latency_ratio", "recorded_latency_ratio"))
+        say(f"It takes {now:.1%} of the uncompressed model's latency; its record says {recorded:.1%}.")
 
 
 def targets(found: Sequence[Target]) -> None:

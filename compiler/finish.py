@@ -109,6 +109,7 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
         "predicted": predicted(job, before, after),
         "certificate": certificate(job, result),
         "strategy": job.approach.name,
+        "seed": job.study.seed,
         "configuration": job.configuration.to_json(),
         "passes": [{"pass": str(Pipeline((one,))), **took(stage)} for one, stage in job.passed],
         "lineage": {

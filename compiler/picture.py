@@ -9,8 +9,10 @@ from xml.sax.saxutils import escape
 Line = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 720, 440
+SIZE = f'width="{WIDTH}" height="{HEIGHT}"'
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 110  # margins; the legend is in the lowest
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by all eyes
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#882255")
+"""Okabe and Ito's, told apart by all eyes, with grey and wine in place of their yellow, too light for a line."""
 
 
 def picture(title: str, labels: tuple[str, str], lines: Mapping[str, Line]) -> str:
@@ -31,6 +33,17 @@ def picture(title: str, labels: tuple[str, str], lines: Mapping[str, Line]) -> s
     for index, (name, line) in enumerate(shown.items()):
         parts += curve(index, name, [place(x, y, decades) for x, y in line])
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def side_by_side(pictures: Sequence[str], columns: int) -> str:
+    """Finished pictures in one, row by row."""
+    rows = math.ceil(len(pictures) / columns)
+    placed = (
+        one.replace("<svg ", f'<svg x="{index % columns * WIDTH}" y="{index // columns * HEIGHT}" {SIZE} ', 1)
+        for index, one in enumerate(pictures)
+    )
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns * WIDTH} {rows * HEIGHT}">\n'
+    return head + "".join(placed) + "</svg>\n"
 
 
 def place(x: float, y: float, decades: tuple[int, int]) -> tuple[float, float]:

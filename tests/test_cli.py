@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chipfit import api, cli, report
-from chipfit.artifact import write_manifest
+from chipfit.artifact import Artifact, write_manifest
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.targets.registry import target_names
 
@@ -93,6 +93,13 @@ def test_an_infeasible_budget_is_exit_code_3(capsys, monkeypatch) -> None:
 
     monkeypatch.setattr(api, "compile_source", infeasible)
     assert told(capsys, "compile", "x", "--budget", "latency=1%") == (3, "", "Error: latency=1% can't be met.\n")
+
+
+def test_a_seed_reaches_the_compilation(artifact: Path, capsys, monkeypatch) -> None:
+    given = {}
+    monkeypatch.setattr(api, "compile_source", lambda *args, **kwargs: given.update(kwargs) or Artifact(artifact))
+    assert told(capsys, "compile", "x", "--budget", "latency=50%", "--seed", "7")[0] == 0
+    assert given["seed"] == 7
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

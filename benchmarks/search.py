@@ -1,0 +1,142 @@
+"""Compares strategies at equal measured latency, before and after recovery, and writes docs/benchmarks/search.md.
+
+Each cell is one `chipfit compile --strategy`, so that all but the choice is alike: data, repair, measuring, recovery. A
+cell's result is kept in build/bench-search: the same command goes on after a kill, and the page shows what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import search_page
+from cells import DONE, Cells, Ran, Record, chipfit, interruptible, trim
+
+from chipfit.passes.distill import REPORT
+from chipfit.search.budget import parse_share
+from chipfit.search.strategies.registry import available_strategies
+from chipfit.stages import DONE as STAGE
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "build" / "bench-search"
+PAGE = ROOT / "docs" / "benchmarks" / "search.md"
+MODELS = ("resnet20", "efficientnet_lite0", "minilm", "smollm2")
+BUDGETS = ("70%", "50%", "35%")
+SEEDS = (0, 1, 2)
+SECONDS = 120  # of recovery
+KEPT = ("baseline", "before_recovery", "result", "certificate", "passes", "lineage")  # of the manifest
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One compilation: a model at a share of its latency, chosen for by an arm, with so many seconds of recovery."""
+
+    model: str
+    budget: str
+    arm: str
+    seed: int
+    recovery: int
+
+    @property
+    def key(self) -> str:
+        return f"{plain(self.model)}-{self.budget.rstrip('%')}-{self.arm}-seed{self.seed}-{self.recovery}s"
+
+    @property
+    def arguments(self) -> list[str]:
+        options = {
+            "--budget": f"latency={self.budget}",
+            "--passes": f"factorize,prune-axes,drop-blocks,compensate,distill{{seconds={self.recovery}}}",
+            "--strategy": self.arm,
+            "--seed": str(self.seed),
+            "--out": str(FOLDER / plain(self.model)),
+        }
+        return ["compile", self.model, *(word for pair in options.items() for word in pair)]
+
+
+NAMES = tuple(field.name for field in fields(Cell))
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[^\w.]", "_", name)
+
+
+def grid(
+    models: Iterable[str], budgets: Iterable[str], arms: Iterable[str], seeds: Iterable[int], recovery: int
+) -> list[Cell]:
+    """Every cell; all of the first seed come first, so that a run that is cut short has something of everything."""
+    return [
+        Cell(model, budget, arm, seed, recovery) for seed, model, budget, arm in product(seeds, models, budgets, arms)
+    ]
+
+
+def arms() -> list[str]:
+    """Ours, then the others by name."""
+    return sorted(available_strategies(), key=lambda name: (name != search_page.OURS, name))
+
+
+def made(cell: Cell) -> Record:
+    ran = chipfit(cell.arguments, FOLDER / "logs" / f"{cell.key}.log")
+    work = FOLDER / f"{plain(cell.model)}.work"
+    found = {**asdict(cell), "key": cell.key, **record(ran), "steps": steps(work)}
+    trim(work)
+    return found
+
+
+def steps(work: Path) -> int | None:
+    """Of recovery, in the one compilation since the last `trim`: other loads on the machine leave time for fewer."""
+    reports = [file.with_name(REPORT) for file in work.glob(f"distill-*/{STAGE}")]
+    return json.loads(reports[0].read_text())["steps"] if len(reports) == 1 else None
+
+
+def record(ran: Ran) -> dict[str, Any]:
+    """What is kept of a compilation, of its configuration no more than how much is removed where."""
+    if ran.exit_code != DONE or ran.found is None:
+        return ran.record()
+    left = {name: len(kept) for name, kept in ran.found["configuration"]["widths"].items()}
+    removed = {"widths": left, "dropped": ran.found["configuration"]["dropped"]}
+    return {**ran.record(), "removed": removed, **{name: ran.found[name] for name in KEPT}}
+
+
+def expected(records: Sequence[Record]) -> list[Cell]:
+    """What the page is to show: every model at each length of recovery that it has cells of, and all other cells."""
+    known = dict.fromkeys((one["model"], one["recovery"]) for one in records)
+    fresh = [(model, SECONDS) for model in MODELS if all(model != name for name, _ in known)]
+    order = sorted([*known, *fresh], key=lambda one: (*MODELS, one[0]).index(one[0]))
+    wanted = [cell for model, recovery in order for cell in grid([model], BUDGETS, arms(), SEEDS, recovery)]
+    made = [Cell(**{name: one[name] for name in NAMES}) for one in records]
+    return list(dict.fromkeys([*wanted, *made]))
+
+
+def write_page(records: Sequence[Record]) -> None:
+    found = search_page.sections(records, [{**asdict(cell), "key": cell.key} for cell in expected(records)])
+    PAGE.with_name(search_page.PICTURE).write_text(search_page.drawn(found), encoding="utf-8")
+    PAGE.write_text(search_page.page(found), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=MODELS, help="none: only the page is written")
+    parser.add_argument("--budgets", nargs="+", type=budget, default=BUDGETS, help="of the latency, as 50%%")
+    parser.add_argument("--arms", nargs="+", choices=arms(), default=arms(), help="strategies")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of recovery")
+    options = parser.parse_args()
+    cells = Cells(FOLDER / "cells")
+    cells.fill(grid(options.models, options.budgets, options.arms, options.seeds, options.seconds), made)
+    write_page(cells.found())
+
+
+def budget(text: str) -> str:
+    parse_share(text)
+    return text
+
+
+if __name__ == "__main__":
+    interruptible(main)

@@ -1,0 +1,88 @@
+"""Random budgets: drawn the same each time, and the page follows from the cells alone."""
+
+import budgets
+import pytest
+from budgets import Pair, is_violated, loosened, page, pairs, under, used
+
+from chipfit.search.budget import parse_budget
+
+
+def record(latency: float, **more: float) -> dict[str, object]:
+    pair = Pair(0, "resnet20", ("latency=50%", *(f"{name}=80%" for name in more)))
+    attempt = {"limits": pair.limits, "exit_code": 0, "seconds": 40.0, "sentence": ""}
+    state = {"began": "2026-11-22 10:00:00+00:00", "load": 1.0, "machine": "toy"}
+    shares = {"latency": latency, **more}
+    certificate = {"latency_ratio": latency / 2, "recorded_latency_ratio": 0.49}
+    names = {"index": pair.index, "model": pair.model, "limits": pair.limits, "key": pair.key}
+    made = {"attempts": [attempt], "exit_code": 0, "used": shares, "certificate": certificate}
+    return {**names, **state, **made}
+
+
+def test_pairs_are_the_same_each_time_and_within_their_ends() -> None:
+    drawn = pairs(60)
+    assert drawn == pairs(60)
+    assert drawn[:10] == pairs(10)
+    assert len({pair.key for pair in drawn}) == 60
+    assert [sum(pair.model == model for pair in drawn) for model in budgets.MODELS] == [12] * 5
+    for pair in drawn:
+        limits = {limit.quantity: limit.value for limit in parse_budget(pair.limits).limits}
+        assert 0.35 <= limits["latency"] <= 0.9
+        assert set(limits) <= {"latency", "memory", "size"}
+    assert {len(pair.limits) for pair in drawn} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "limits"),
+    [
+        ("latency=50% can't be met: the nearest feasible budget is latency=61.2%.", ("latency=61.2%", "size=60%")),
+        ("size=60% can't be met: the nearest feasible budget is size=4.056MB.", ("latency=50%", "size=4.056MB")),
+        ("No configuration meets latency=50% size=60%, not even with one of its limits left out.", None),
+        ("", None),
+    ],
+)
+def test_the_nearest_feasible_budget_is_read_off_the_sentence(sentence: str, limits: tuple[str, ...] | None) -> None:
+    assert loosened(("latency=50%", "size=60%"), f"Error: {sentence}" if sentence else "") == limits
+
+
+def test_latency_counts_as_timed_afresh_and_the_rest_as_recorded() -> None:
+    manifest = {"certificate": {"limits": {"latency": {"used": 0.98}, "size": {"used": 0.9}}}}
+    found = used(("latency=50%", "size=60%"), manifest, {"certificate": {"latency_ratio": 0.51}})
+    assert found == pytest.approx({"latency": 1.02, "size": 0.9})
+
+
+def test_only_latency_has_noise() -> None:
+    assert not is_violated(record(1.019))
+    assert is_violated(record(1.021))
+    assert is_violated(record(0.9, memory=1.001))
+    assert under(record(0.9, memory=0.97)) == pytest.approx(0.03)
+
+
+def test_the_page_counts_violations_and_distances() -> None:
+    infeasible = record(0.99)
+    first = {"limits": ("latency=35%",), "exit_code": 3, "seconds": 12.0, "sentence": "Error: ..."}
+    infeasible["attempts"] = [first, *infeasible["attempts"]]
+    unmet = {name: value for name, value in record(0.5).items() if name not in ("used", "certificate")}
+    unmet |= {"exit_code": 3, "attempts": [{**first, "sentence": "Error: No configuration was measured."}]}
+    failed = {**record(0.5), "exit_code": 1}
+    text = page([record(0.97), record(1.05), infeasible, record(0.8, size=0.9), unmet, failed], 60)
+    for part in (
+        "5 cells, 2026-11-22; toy",
+        "- Violations: 1 of 4 pairs.",
+        "- Below the tightest limit: 2.0% in the median, 10.0% at most.",
+        "- The same where latency alone is limited: 1.0% in the median of 3.",
+        "- Latency of its limit: 105.0% at most.",
+        "- Nothing met 1 of 5 budgets as drawn, the slowest of which took 12 s to tell; the nearest feasible one was "
+        "met by 1 of these.",
+        "| resnet20 | 4 | 1 | 2.0% | 10.0% | 105.0% | 40 |",
+        "| 0 resnet20 | latency=35% then latency=50% | 49.5% | 49.0% | latency 99.0% | 3, 0 | 12, 40 |",
+        "latency 105.0% VIOLATED",
+        "No configuration was measured.",
+        "55 of 60 pairs are missing; `make bench-budgets` makes them.",
+    ):
+        assert part in text, part
+
+
+def test_the_page_of_nothing() -> None:
+    text = page([], 60)
+    assert "No pair was measured yet." in text
+    assert "60 of 60 pairs are missing" in text
