@@ -32,10 +32,10 @@ from chipfit.ir.kernels import work
 from chipfit.ir.shapes import what_if
 from chipfit.passes.base import Progress, silent
 from chipfit.probes import PROBES, Probe
-from chipfit.targets.amounts import Amounts, amounts
+from chipfit.targets.amounts import DISPATCH, Amounts, amounts
 from chipfit.targets.calibrate import Calibration, Sample, cache_folder, fit, to_toml
 from chipfit.targets.cost import full_plan
-from chipfit.targets.cpu import CALL, INPUT, WATCH, terms_of
+from chipfit.targets.cpu import CALL, INPUT, terms_of
 from chipfit.targets.detect import identity
 from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
@@ -149,10 +149,15 @@ class Subject:
         if held_out or self.watch.found.call_ms < SHORT_MS:
             yield Sample(self.probe.name, kernels, fixed, self.watch.milliseconds, held_out, self.weight_bytes)
         for values, milliseconds in attributed(self.calls, self.watch.found.kernels):
-            found = tuple(self.needs[value] for value in values if value in self.needs)
+            found = tuple(alone(self.needs[value]) for value in values if value in self.needs)
             if found and not held_out:
                 name = f"{self.probe.name}: {' '.join(values)}"
-                yield Sample(name, found, {WATCH: 1.0}, milliseconds, False, self.weight_bytes)
+                yield Sample(name, found, {}, milliseconds, False, self.weight_bytes)
+
+
+def alone(needs: Amounts) -> Amounts:
+    """What a kernel needs that is timed on its own."""
+    return {term: amount for term, amount in needs.items() if term != DISPATCH}
 
 
 def prepared(probe: Probe, target: Target, pace: Pace, folder: Path) -> Subject:

@@ -37,6 +37,7 @@ from chipfit.targets.winograd import POSITIONS, patch_bytes, winograd_cycles, wi
 PARTS = ("launch", "compute", "memory")
 # A byte of weights costs so much more where no cache holds it from one call to the next.
 COLD = "cold_byte_time"
+DISPATCH = "dispatch_time"  # between kernels, where one that is timed on its own takes none
 TAPS = 9  # of the filters that Winograd's transform widens to POSITIONS
 
 # Figures that few chips have: of a core's matrix unit and of its vectors.
@@ -70,7 +71,8 @@ def shape_of(profile: Profile) -> Cpu:
 
 def part_of(term: str) -> str:
     """The part of a kernel's time that a term belongs to, empty for those of no kernel."""
-    return {"launch": "launch", "cycle": "compute", "byte": "memory"}.get(term.split("_")[-2], "")
+    parts = {"launch": "launch", "dispatch": "launch", "cycle": "compute", "byte": "memory"}
+    return parts.get(term.split("_")[-2], "")
 
 
 def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
@@ -78,7 +80,7 @@ def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
     if not work.bytes_written:
         return {}
     dims, term = tuple(sorted(work.dims.items())), kernel.kind
-    found = {"launch_time": 1.0}
+    found = {"launch_time": 1.0, DISPATCH: 1.0}
     for name, moved in streams(kernel, work, cpu).items():
         found[name] = moved / cpu.threads
     if kernel.kind in CYCLES:

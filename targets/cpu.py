@@ -24,8 +24,7 @@ from chipfit.targets.tiles import candidates, lanes
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
 OVERLAP = 3.0
 
-# Terms that belong to no kernel: a call of the library, a byte of its inputs, and what timing one kernel adds to it.
-CALL, INPUT, WATCH = "call_time", "input_byte_time", "watch_time"
+CALL, INPUT = "call_time", "input_byte_time"  # terms of no kernel: a call of the library, a byte of its inputs
 
 CACHED = "cached_weights"  # the figure that says how many bytes of weights the caches hold from call to call
 
