@@ -19,7 +19,7 @@ from latency import MODELS, name_of, processor
 from pruned import random_configuration
 from scipy.stats import spearmanr
 
-from chipfit.calibration import LOOK, calibrated, kernels_digest
+from chipfit.calibration import LOOK, calibrated, delta_path
 from chipfit.codegen import compile_graph
 from chipfit.codegen.check import probe
 from chipfit.frontend.importer import import_model
@@ -45,10 +45,14 @@ OURS, ROOFLINE, FLOPS = "our cost model", "roofline", "FLOPs"
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration: its model, milliseconds measured and predicted, and the upper bound."""
+    """One configuration: its model, milliseconds measured and predicted, and the upper bound.
+
+    `calm`: it ran undisturbed now and then while it was timed, so that `measured` is its own time.
+    """
 
     model: str
     measured: float
+    calm: bool
     predicted: Mapping[str, float]
     upper: float
 
@@ -79,12 +83,14 @@ def rows(source: str, count: int, seconds: float, target: Target, pace: Pace) ->
             ROOFLINE: CostModel(Roofline(target.profile)).cost(small).latency_ms,
             FLOPS: flops(small),
         }
-        yield Row(name_of({"source": source}), measured(small, seconds, target, pace), predicted, cost.interval_ms[1])
+        watch = timed(small, seconds, target, pace)
+        calm = watch.calm.passes > 0
+        yield Row(name_of({"source": source}), watch.milliseconds, calm, predicted, cost.interval_ms[1])
 
 
-def state_of(target: Target) -> str:
-    """Changes with the calibration and with the kernels."""
-    return hashlib.sha256(f"{kernels_digest()} {target.profile.figures}".encode()).hexdigest()[:16]
+def state_of() -> str:
+    """Changes with the calibration, whose file is named after the kernels."""
+    return hashlib.sha256(delta_path().read_bytes()).hexdigest()[:16]
 
 
 def flops(graph: Graph) -> float:
@@ -92,14 +98,14 @@ def flops(graph: Graph) -> float:
     return float(sum(work(kernel, shapes).flops for kernel in kernels(graph.forward)))
 
 
-def measured(graph: Graph, seconds: float, target: Target, pace: Pace) -> float:
+def timed(graph: Graph, seconds: float, target: Target, pace: Pace) -> Stopwatch:
     """Undisturbed, as calibration takes it."""
     inputs = probe(graph)
     with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
         library = compile_graph(graph, target, Path(folder) / "library", inputs)
         watch = Stopwatch(library, [tensor.numpy() for tensor in inputs], pace)
         watch.run(seconds)
-        return watch.milliseconds
+        return watch
 
 
 def scaled(found: Sequence[Row], model: str) -> np.ndarray:
@@ -121,7 +127,8 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(found: Sequence[Row], command: str, load: float) -> str:
+def page(rows: Sequence[Row], command: str, load: float) -> str:
+    found = [row for row in rows if row.calm]
     above = sum(row.measured > row.upper for row in found)
     models = len({row.model for row in found})
     return f"""# Predicted and measured latency
@@ -134,6 +141,8 @@ from 30% to all of it and up to {DROPPED:.0%} of its blocks dropped. Measured is
 {SHORT_MS:g} ms, which a shared machine never leaves undisturbed, the sum of the least times of the kernels and of
 copying the inputs. Calibration saw none of these networks. The roofline takes the profile's peak and bandwidth; it and
 FLOPs are scaled by one factor to fit the median of everything below, which our model is not.
+
+{len(rows) - len(found)} more configurations are left out: the machine was never left alone while they were timed.
 
 The measured latency lies above the stated upper bound in {above} of {len(found)} cases ({above / len(found):.1%}),
 where the bound's level allows 2.5%.
@@ -156,7 +165,7 @@ def main() -> None:
         found, pace = list[Row](), Pace.of(target)
         pace.settle(LOOK)
         for model in options.models:
-            kept = options.rows / f"{state_of(target)}-{name_of({'source': model})}-{options.count}.json"
+            kept = options.rows / f"{state_of()}-{name_of({'source': model})}-{options.count}.json"
             if not kept.exists():
                 made = list[Row]()
                 for index, row in enumerate(rows(model, options.count, options.seconds, target, pace)):

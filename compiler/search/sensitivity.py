@@ -32,6 +32,7 @@ from chipfit.search.probe import Probe, calibration_size, operations
 from chipfit.stages import write_json
 
 REPAIRED = 16  # readers of an axis, at most, that are repaired to measure it
+REMEMBERED = 2**30  # bytes of repaired weights that are kept for the next configuration
 SAVE_EVERY = 8  # candidates between checkpoints
 LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
 STATISTICS = 32  # examples for scores and repair, which look at every token or pixel
@@ -87,10 +88,19 @@ class Survey:
         """
         repaired: dict[str, Tensor] = {}
         for name, kept in configuration.widths.items():
-            for layer in self._repairable(self._axes[name]):
-                if layer.weight not in repaired:
-                    repaired |= masked_repair(self._statistics, layer, self._grams, self._axes[name], kept)
+            repaired = self._remembered(self._axes[name], kept) | repaired
         return self._probe.loss(mask(self._probe.graph.with_state(repaired), configuration))
+
+    def _remembered(self, axis: Axis, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """The repaired readers of an axis; configurations have many of them in common."""
+        key = axis.name, kept
+        if key in self._repairs:
+            return self._repairs[key]
+        found = self._repaired(axis, kept)
+        held = sum(tensor.nbytes for known in self._repairs.values() for tensor in known.values())
+        if held + sum(tensor.nbytes for tensor in found.values()) <= REMEMBERED:
+            self._repairs[key] = found
+        return found
 
     def _with(self, found: Curves, candidate: Axis | Block, began: float) -> Curves:
         if isinstance(candidate, Axis):
@@ -110,10 +120,13 @@ class Survey:
 
     def _narrowed(self, axis: Axis, kept: tuple[int, ...]) -> Graph:
         masked = mask(self._probe.graph, Configuration({axis.name: kept}))
+        return masked.with_state(self._repaired(axis, kept))
+
+    def _repaired(self, axis: Axis, kept: tuple[int, ...]) -> dict[str, Tensor]:
         repaired: dict[str, Tensor] = {}
         for layer in self._repairable(axis):
             repaired |= masked_repair(self._statistics, layer, self._grams, axis, kept)
-        return masked.with_state(repaired)
+        return repaired
 
     def _repairable(self, axis: Axis) -> list[Layer]:
         """The layers to repair: none where nearly the whole model reads the axis, as the residual stream."""
@@ -122,6 +135,10 @@ class Survey:
 
     def _without(self, block: str) -> Graph:
         return mask(self._probe.graph, Configuration({}, frozenset({block})))
+
+    @cached_property
+    def _repairs(self) -> dict[tuple[str, tuple[int, ...]], dict[str, Tensor]]:
+        return {}
 
     @cached_property
     def _axes(self) -> dict[str, Axis]:
