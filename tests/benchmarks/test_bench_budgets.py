@@ -1,8 +1,11 @@
 """Random budgets: drawn the same each time, and the page follows from the cells alone."""
 
+from pathlib import Path
+
 import budgets
 import pytest
 from budgets import Pair, is_violated, loosened, page, pairs, under, used
+from cells import Ran
 
 from chipfit.search.budget import parse_budget
 
@@ -86,3 +89,35 @@ def test_the_page_of_nothing() -> None:
     text = page([], 60)
     assert "No pair was measured yet." in text
     assert "60 of 60 pairs are missing" in text
+
+
+def test_the_command_takes_the_nearest_budget_and_measures_what_came_out(tmp_path, monkeypatch, capsys) -> None:
+    """The first pair can't be met as drawn."""
+    first, second = pairs(2)
+    asked = []
+
+    def chipfit(words: list[str], log: Path) -> Ran:
+        asked.append(words)
+        if words[0] == "bench":
+            return Ran(0, 20.0, "", {"certificate": {"latency_ratio": 0.7, "recorded_latency_ratio": 0.7}})
+        if first.limits[0] in words:
+            return Ran(3, 9.0, "Error: it can't be met: the nearest feasible budget is latency=71%.", None)
+        return Ran(0, 40.0, "", {"certificate": {"limits": {"latency": {"used": 0.98}}}})
+
+    monkeypatch.setattr(budgets, "chipfit", chipfit)
+    monkeypatch.setattr(budgets, "FOLDER", tmp_path / "build")
+    monkeypatch.setattr(budgets, "PAGE", tmp_path / "budgets.md")
+    for _ in range(2):
+        monkeypatch.setattr("sys.argv", ["budgets.py", "--count", "2"])
+        budgets.main()
+    assert [words[:2] for words in asked] == [
+        ["compile", first.model],
+        ["compile", first.model],
+        ["bench", str(tmp_path / "build" / first.model)],
+        ["compile", second.model],
+        ["bench", str(tmp_path / "build" / second.model)],
+    ]
+    assert "latency=71%" in asked[1]
+    page = (tmp_path / "budgets.md").read_text()
+    assert "- Violations: 0 of 2 pairs." in page
+    assert f"| 0 {first.model} | {first.limits[0]} then latency=71% | 70.0% |" in page

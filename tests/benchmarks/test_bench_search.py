@@ -1,8 +1,12 @@
 """The comparison of strategies: its verdicts and its page follow from the cells alone."""
 
+import json
+from pathlib import Path
+
 import pytest
 import search
 import search_page
+from cells import Ran
 from search import Cell, grid
 from search_page import Section, Spread, compared, loss, sections, verdict
 
@@ -161,3 +165,31 @@ def test_the_picture_has_one_part_for_each_stage() -> None:
     assert drawn.count("<svg ") == 3
     assert drawn.count("<polyline ") == 4
     assert "resnet20, after recovery (120 s)" in drawn
+
+
+def manifest(arguments: list[str], log: Path) -> Ran:
+    """What `chipfit compile --json` prints, as far as the benchmark reads it; shortgpt reaches nothing."""
+    if "shortgpt" in arguments:
+        return Ran(3, 2.0, unreachable("shortgpt")["sentence"], None)
+    made = {name: record("knapsack")[name] for name in ("baseline", "before_recovery", "result", "certificate")}
+    configuration = {"widths": {"a:0": [0, 1, 2]}, "dropped": ["b"]}
+    return Ran(0, 60.0, "done", {**made, "passes": [], "lineage": {}, "configuration": configuration, "files": ["x"]})
+
+
+def test_the_command_fills_in_what_is_missing_and_writes_the_page(tmp_path, monkeypatch, capsys) -> None:
+    asked = []
+    monkeypatch.setattr(search, "chipfit", lambda words, log: asked.append(words) or manifest(words, log))
+    monkeypatch.setattr(search, "FOLDER", tmp_path / "build")
+    monkeypatch.setattr(search, "PAGE", tmp_path / "search.md")
+    few = ["--models", "resnet20", "--budgets", "50%", "--seeds", "0", "--seconds", "20", "--arms", "shortgpt"]
+    for arms in (few[-1:], ["shortgpt", "knapsack"]):
+        monkeypatch.setattr("sys.argv", ["search.py", *few[:-1], *arms])
+        search.main()
+    assert len(asked) == 2, "one of each arm"
+    assert asked[1][-1] == str(tmp_path / "build" / "resnet20")
+    kept = json.loads((tmp_path / "build/cells/resnet20-50-knapsack-seed0-20s.json").read_text())
+    assert (kept["removed"], "files" in kept) == ({"widths": {"a:0": 3}, "dropped": ["b"]}, False)
+    page = (tmp_path / "search.md").read_text()
+    assert "## resnet20, 20 s of recovery" in page
+    assert "won, no other arm reaches it." in page
+    assert "<polyline" in (tmp_path / "search.svg").read_text()
