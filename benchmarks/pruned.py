@@ -108,12 +108,12 @@ def main() -> None:
     command = f"python benchmarks/pruned.py --count {options.count} --threads {options.threads}"
     text = f"""# Latency of randomly pruned networks
 
-`{command} --seconds {options.seconds:g}` until {date.today()}: {processor()}, batch 1, float32. Load average before
-it: {load:.1f}.
+`{command} --seconds {options.seconds:g}` until {date.today()}:
+{processor()}, batch 1, float32. Load average before it: {load:.1f}.
 
 Up to {options.count} networks of each model, every width that a search may cut drawn evenly from {LEAST:.0%} to all of
-it. Figures are our median time by the fastest of {", ".join(AGAINST)}, all interleaved in one process. inductor is left
-out: it takes a minute for each network.
+it. Figures are our median time by the fastest of {", ".join(AGAINST)}, all interleaved in one
+process. inductor is left out: it takes a minute for each network.
 
 {table(results)}
 """

@@ -115,8 +115,7 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
         "lineage": {
             **lineage,
             **job.study.origin,
-            "made": datetime.now(UTC).isoformat(),
-            "chipfit": version("chipfit"),
+            **stamp(),
         },
     }
 

@@ -15,6 +15,7 @@ from chipfit.ir.apply import rebatch
 from chipfit.targets.registry import get_target
 
 SOURCE = """
+import torch
 from torch import nn
 
 def model(width=WIDTH):

@@ -76,12 +76,16 @@ class ZipLM(Strategy):
         return replace(self.task.landscape, sensitivity=Sensitivity(levels, dict.fromkeys(self.task.branches, GONE)))
 
     def _levels(self, axis: Axis) -> Iterator[Level]:
+        """Its widths; just the full one where no layer sums over the axis, as its error can't be told."""
         surgeons, kept = list(self._surgeons(axis)), np.arange(axis.size)
-        for width in widths(axis.size, self.task.granularity, 1):
+        for width in widths(axis.size, self.task.granularity, 1) if surgeons else (axis.size,):
+            if width == axis.size:
+                yield Level(tuple(range(width)), 0.0)
+                continue
             costs = np.mean([surgeon.costs(kept) for surgeon in surgeons], axis=0)
             kept = np.sort(kept[np.argsort(-costs, kind="stable")[:width]])
             error = float(np.mean([surgeon.error(kept) for surgeon in surgeons]))
-            yield Level(tuple(kept.tolist()), error if width < axis.size else 0.0)
+            yield Level(tuple(kept.tolist()), error)
 
     def _surgeons(self, axis: Axis) -> Iterator[Surgeon]:
         statistics = self.task.statistics
