@@ -3,8 +3,8 @@
 The solver adds up losses that were measured one by one, and they don't quite add up. What it chooses is right for the
 losses that it is given, so another choice that keeps all limits is had by giving it others: each axis and block gets a
 price, a factor on its losses. Prices mutate, the solver decodes them, and of the choices the one stays whose loss,
-everything removed and repaired at once, is least. Selection by the real loss is EvoPress's (Sieberling et al. 2024,
-arXiv 2410.14649); there mutations switch levels, and a limit is kept by switching others back.
+everything removed and repaired at once, is least. Coefficients that are decoded so are SPDY's (Frantar and Alistarh
+2022, arXiv 2203.13711), there of layers and decoded by dynamic programming.
 """
 
 from __future__ import annotations
