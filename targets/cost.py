@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
 
@@ -164,16 +164,19 @@ class CostModel:
     def _layer(self, kernel: Kernel, shapes: Shapes) -> Planned:
         kernel = at(kernel, shapes)
         amount = work(kernel, shapes)
-        warm = self._cost_of(kernel, amount, self.model)
-        cold = self._cost_of(kernel, amount, self.model.cold.model) if self.model.cold else warm
-        return Planned(kernel, amount, warm, cold)
+        total, limit = taken(self.model, kernel, amount)
+        energy = self.energy.kernel_mj(kernel, amount, self.model.traffic(kernel, amount)) if self.energy else None
+        warm = LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit, energy)
+        if self.model.cold is None:
+            return Planned(kernel, amount, warm, warm)
+        total, limit = taken(self.model.cold.model, kernel, amount)
+        return Planned(kernel, amount, warm, replace(warm, latency_ms=total, limit=limit))
 
-    def _cost_of(self, kernel: Kernel, amount: Work, model: KernelModel) -> LayerCost:
-        terms = model.terms(kernel, amount)
-        limit = max(terms, key=lambda term: terms[term])
-        total = math.fsum(terms.values())
-        energy = self.energy.kernel_mj(kernel, amount, model.traffic(kernel, amount)) if self.energy else None
-        return LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit, energy)
+
+def taken(model: KernelModel, kernel: Kernel, amount: Work) -> tuple[float, str]:
+    """Milliseconds of a kernel, and what takes most of them."""
+    terms = model.terms(kernel, amount)
+    return math.fsum(terms.values()), max(terms, key=lambda term: terms[term])
 
 
 def mixed(warm: LayerCost, cold: LayerCost, share: float) -> LayerCost:

@@ -13,7 +13,7 @@ from chipfit.search.problem import Landscape
 from chipfit.search.program import InfeasibleError
 from chipfit.search.refine import Measure, Prices, priced, refine
 from chipfit.search.solve import Solution, binding, solve
-from chipfit.search.strategies.base import Proposal, Strategy, UnreachableError
+from chipfit.search.strategies.base import Proposal, Strategy, Task, UnreachableError
 
 UNCHANGED: Prices = MappingProxyType({})
 CONTEXTS = 2  # times that the blocks are measured anew, in the context of those that were dropped
@@ -37,9 +37,16 @@ class Knapsack(Strategy):
     def propose(self, limits: Mapping[str, float]) -> Proposal:
         proposals, drops = self._by_sums(limits)
         best = min(proposals, key=lambda one: one.loss)
-        if self.task.survey is None or self.task.tries < 2 or best.configuration == Configuration():
+        if self._refinement is None or best.configuration == Configuration():
             return best
-        return self._refined(self.task.survey.loss, limits, drops, best)
+        return self._refinement.better(limits, drops, best)
+
+    @cached_property
+    def _refinement(self) -> Refinement | None:
+        task = self.task
+        return (
+            Refinement(task, task.landscape, task.survey.loss, task.tries) if task.survey and task.tries > 1 else None
+        )
 
     def _by_sums(self, limits: Mapping[str, float]) -> tuple[list[Proposal], Mapping[str, float]]:
         """What the sums of losses give, and the losses of blocks that they ended with."""
@@ -52,33 +59,6 @@ class Knapsack(Strategy):
                 break
             drops = self._in_context(solution.dropped)
         return proposals, drops
-
-    def _refined(
-        self, measure: Measure, limits: Mapping[str, float], drops: Mapping[str, float], plain: Proposal
-    ) -> Proposal:
-        """The better of the plain proposal and what the evolved prices give, by the loss of the whole.
-
-        Prices are evolved once: they say how the losses of this model add up, whatever the limits.
-        """
-        task, landscape, gaps = self.task, self.task.landscape, {plain.configuration: plain.gap}
-
-        def decode(prices: Prices) -> Configuration:
-            solution = solve_within(landscape, limits, drops, prices)
-            configuration = landscape.configuration(solution)
-            gaps.setdefault(configuration, solution.gap)
-            return configuration
-
-        if not self._prices:
-            problem = replace(landscape.problem, drops=drops)
-            self._prices.append(refine(problem, decode, measure, task.tries, task.seed, task.progress))
-        losses = {one: measure(one) for one in (plain.configuration, decode(self._prices[0]))}
-        best = min(losses, key=lambda one: losses[one])
-        return Proposal(best, losses[best], gaps[best])
-
-    @cached_property
-    def _prices(self) -> list[Prices]:
-        """Those evolved, once they are."""
-        return []
 
     def _judged(self, solution: Solution) -> Proposal:
         landscape = self.task.landscape
@@ -105,6 +85,50 @@ class Knapsack(Strategy):
     @cached_property
     def _measured(self) -> dict[frozenset[str], float]:
         return {}
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What evolved prices give on a landscape, judged by the loss of the whole; `tries` configurations are measured.
+
+    Prices are evolved once: they say how the losses of this model add up, whatever the limits.
+    """
+
+    task: Task
+    landscape: Landscape
+    measure: Measure
+    tries: int
+
+    def better(self, limits: Mapping[str, float], drops: Mapping[str, float], plain: Proposal) -> Proposal:
+        """The better of the plain proposal and what the prices give within the same limits."""
+        gaps = {plain.configuration: plain.gap}
+
+        def decode(prices: Prices) -> Configuration:
+            solution = solve_within(self.landscape, limits, drops, prices)
+            configuration = self.landscape.configuration(solution)
+            gaps.setdefault(configuration, solution.gap)
+            return configuration
+
+        if not self._prices:
+            problem = replace(self.landscape.problem, drops=drops)
+            found = refine(problem, decode, self._loss, self.tries, self.task.seed, self.task.progress)
+            self._prices.append(found)
+        best = min((plain.configuration, decode(self._prices[0])), key=self._loss)
+        return Proposal(best, self._loss(best), gaps[best])
+
+    def _loss(self, configuration: Configuration) -> float:
+        if configuration not in self._losses:
+            self._losses[configuration] = self.measure(configuration)
+        return self._losses[configuration]
+
+    @cached_property
+    def _losses(self) -> dict[Configuration, float]:
+        return {}
+
+    @cached_property
+    def _prices(self) -> list[Prices]:
+        """Those evolved, once they are."""
+        return []
 
 
 def solve_within(

@@ -18,9 +18,8 @@ from chipfit.passes.importance import input_indices, readers
 from chipfit.passes.members import OUTSIDE
 from chipfit.search.curves import Level, Sensitivity, widths
 from chipfit.search.problem import Landscape
-from chipfit.search.refine import Prices, refine
 from chipfit.search.strategies.base import Proposal, Strategy
-from chipfit.search.strategies.knapsack import solve_within
+from chipfit.search.strategies.knapsack import Refinement, solve_within
 
 TRIES = 32  # weighings of the layers that are tried
 DAMPING = 0.01  # of the mean of a Gram matrix's diagonal
@@ -43,32 +42,18 @@ class ZipLM(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("prune-axes",)
 
     def propose(self, limits: Mapping[str, float]) -> Proposal:
-        gaps: dict[Configuration, float] = {}
-
-        def decode(prices: Prices) -> Configuration:
-            solution = solve_within(self._landscape, limits, self._landscape.problem.drops, prices)
-            configuration = self._landscape.configuration(solution)
-            gaps[configuration] = solution.gap
-            return configuration
-
-        if decode({}) == Configuration():
-            return Proposal(Configuration(), 0.0, 0.0)
-        if not self._prices:
-            task = self.task
-            self._prices.append(
-                refine(self._landscape.problem, decode, self._loss, task.tries or TRIES, task.seed, task.progress)
-            )
-        found = min((decode({}), decode(self._prices[0])), key=self._loss)
-        return Proposal(found, self._loss(found), gaps[found])
-
-    def _loss(self, configuration: Configuration) -> float:
-        """With what is left refitted, where there is a survey to do so."""
-        return self.task.survey.loss(configuration) if self.task.survey else self.task.loss(configuration)
+        drops = self._landscape.problem.drops
+        solution = solve_within(self._landscape, limits, drops)
+        plain = Proposal(self._landscape.configuration(solution), 0.0, solution.gap)
+        if plain.configuration == Configuration():
+            return plain
+        return self._refinement.better(limits, drops, plain)
 
     @cached_property
-    def _prices(self) -> list[Prices]:
-        """Those evolved, once they are."""
-        return []
+    def _refinement(self) -> Refinement:
+        """By the loss with what is left refitted, where there is a survey to do so."""
+        measure = self.task.survey.loss if self.task.survey else self.task.loss
+        return Refinement(self.task, self._landscape, measure, self.task.tries or TRIES)
 
     @cached_property
     def _landscape(self) -> Landscape:
