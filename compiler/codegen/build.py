@@ -19,7 +19,7 @@ from chipfit.codegen.depthwise import build_depthwise
 from chipfit.codegen.half import build_half_matmul
 from chipfit.codegen.images import build_pack_image, build_unpack_image
 from chipfit.codegen.matmul import build_matmul
-from chipfit.codegen.memory import plan_memory
+from chipfit.codegen.memory import Plan, plan_memory
 from chipfit.codegen.pointwise import build_pointwise
 from chipfit.codegen.pool import build_global_pool, build_pool
 from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor
@@ -85,21 +85,21 @@ def builder(kernel: Generated) -> Callable[..., Any]:
 
 def build_library(
     program: Program, target: Any, lanes: int, path: Path, link: Link | None = None, trials: int = 0
-) -> int:
-    """Writes the shared library; returns the bytes of the arena that holds what it computes on the way.
+) -> Plan:
+    """Writes the shared library; returns where in an arena it wants what it computes on the way.
 
     `target` is TVM's; `link` makes the library from object files, else this machine's. TVM tries `trials` schedules of
     each function that is not ours, timing them here.
     """
-    module, arena = planned(optimised(Linker(program).link(), target, lanes, trials), target)
+    module, plan = planned(optimised(Linker(program).link(), target, lanes, trials), target)
     with tvm.transform.PassContext(opt_level=3):
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(LOWERING))
     executable.export_library(str(path), fcompile=link)
-    return arena
+    return plan
 
 
-def planned(module: Any, target: Any) -> tuple[Any, int]:
-    """The module with its calls given memory by our plan in place of TVM's, which takes a quarter more; its bytes."""
+def planned(module: Any, target: Any) -> tuple[Any, Plan]:
+    """The module with its calls given memory by our plan in place of TVM's, which takes a quarter more; the plan."""
     steps = relax.transform
     dispatch = [relax.backend.DispatchSampling(), relax.backend.DispatchSortScan(), steps.LegalizeOps()]
     allocate = [steps.RewriteDataflowReshape(), steps.ToNonDataflow(), steps.RemovePurityChecking()]

@@ -19,6 +19,7 @@ from torch import Tensor
 from chipfit.codegen.build import Link, build_library
 from chipfit.codegen.check import check, probe
 from chipfit.codegen.lower import Lowering
+from chipfit.codegen.memory import Plan
 from chipfit.codegen.program import Call, Effort, Generated, Program, Weight
 from chipfit.codegen.runtime import CONSTANTS, LIBRARY, RECORD, Library
 from chipfit.errors import UserError
@@ -59,9 +60,9 @@ def written(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         made = Path(folder)
-        arena = build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY, link, effort.trials)
+        plan = build_library(program, tvm_target(target), lowering.lanes, made / LIBRARY, link, effort.trials)
         write_constants(program, lowering.constants, made / CONSTANTS)
-        write_record(program, graph, lowering.constants, target, arena, made / RECORD)
+        write_record(program, graph, lowering.constants, target, plan, made / RECORD)
         yield made
         out.mkdir(exist_ok=True)
         for file in made.iterdir():
@@ -114,14 +115,15 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def write_record(
-    program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, arena: int, path: Path
+    program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, plan: Plan, path: Path
 ) -> None:
     point = graph.forward
     record = {
         "schema": SCHEMA,
         "target": target.name,
         "threads": target.cpu.threads,
-        "arena_bytes": arena,
+        "arena_bytes": plan.size,
+        "places": [asdict(place) for place in plan.places],
         "matrix_unit": any(isinstance(c.kernel, Generated) and c.kernel.tile.unit == "amx" for c in program.calls),
         "inputs": [{"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in program.inputs],
         "outputs": [

@@ -16,7 +16,6 @@ from tvm import relax
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 ALLOCATE = "relax.builtin.alloc_tensor"
-AT_ZERO = "vm.builtin.ensure_zero_offset"  # moves the pointer instead: kernels take no offset beside it
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,23 @@ class Arena:
     size: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in the arena, in bytes from its start, an array of `shape` lies; `dtype` is numpy's name of its type."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arena's bytes, and the distinct places in it, in the order of the parameters that stand for them."""
+
+    size: int
+    places: tuple[Place, ...]
+
+
 def arena(lives: Mapping[Any, Life]) -> Arena:
     """Places for buffers so that none that live at the same time overlap."""
     placed: list[tuple[int, Life]] = []
@@ -54,33 +70,29 @@ def arena(lives: Mapping[Any, Life]) -> Arena:
     return Arena(offsets, max((start + life.size for start, life in placed), default=0))
 
 
-def plan_memory(module: Any) -> tuple[Any, int]:
-    """The module with what `main` allocates moved into one arena, and the arena's bytes. Outputs stay outside."""
+def plan_memory(module: Any) -> tuple[Any, Plan]:
+    """The module with what `main` allocates as further parameters of it, and where in an arena these lie.
+
+    Outputs stay outside. That the caller makes the places, once for all calls, saves making two or three objects for
+    each kernel of each call: two microseconds, of which small networks have many.
+    """
     function = module["main"]
     bindings = [binding for block in function.body.blocks for binding in block.bindings]
-    plan = arena(lives(bindings, function.body.body))
-    if not plan.offsets:
-        return module, 0
-    storage = relax.Var("storage", relax.AnyType())
-    held = relax.op.memory.alloc_storage(relax.ShapeExpr([plan.size]), 0, "global", "uint8")
-    placed = [relax.VarBinding(storage, held)]
-    for binding in bindings:
-        placed += moved(binding, storage, plan)
-    body = relax.SeqExpr([relax.BindingBlock(placed)], function.body.body)
+    found = arena(lives(bindings, function.body.body))
+    places = {variable: place(variable, offset) for variable, offset in found.offsets.items()}
+    distinct = dict.fromkeys(places.values())
+    parameters = {
+        one: relax.Var(f"place{index}", relax.TensorType(one.shape, one.dtype)) for index, one in enumerate(distinct)
+    }
+    given = [
+        relax.VarBinding(binding.var, parameters[places[binding.var]]) if binding.var in places else binding
+        for binding in bindings
+    ]
+    body = relax.SeqExpr([relax.BindingBlock(given)], function.body.body)
+    everything = [*function.params, *parameters.values()]
     module = tvm.IRModule(dict(module.functions_items()), attrs=module.attrs)
-    module["main"] = relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
-    return module, plan.size
-
-
-def moved(binding: Any, storage: Any, plan: Arena) -> list[Any]:
-    """A binding, its allocation in the arena if it is one that was placed there."""
-    if binding.var not in plan.offsets:
-        return [binding]
-    shape, dtype = binding.value.args[:2]
-    place = relax.Var("place", binding.var.ty)
-    within = relax.op.memory.alloc_tensor(storage, plan.offsets[binding.var], shape, dtype)
-    pointer = relax.Call(relax.ExternFunc(AT_ZERO), [place], ty_args=[binding.var.ty])
-    return [relax.VarBinding(place, within), relax.VarBinding(binding.var, pointer)]
+    module["main"] = relax.Function(everything, body, function.ret_ty, function.is_pure, function.attrs)
+    return module, Plan(found.size, tuple(distinct))
 
 
 def lives(bindings: Sequence[Any], result: Any) -> dict[Any, Life]:
@@ -111,5 +123,9 @@ def is_allocation(value: Any) -> bool:
 
 
 def bytes_of(variable: Any) -> int:
-    elements = math.prod(int(size) for size in variable.ty.shape.values)
-    return elements * int(tvm.DataType(str(variable.ty.dtype)).bits) // 8
+    one = place(variable, 0)
+    return math.prod(one.shape) * int(tvm.DataType(one.dtype).bits) // 8
+
+
+def place(variable: Any, offset: int) -> Place:
+    return Place(offset, tuple(int(size) for size in variable.ty.shape.values), str(variable.ty.dtype))

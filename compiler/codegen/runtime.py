@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,8 +52,9 @@ class Library:
         self._buffers = tuple(aligned(np.zeros(entry.shape, entry.dtype)) for entry in self.inputs)
         self._weights = tuple(aligned(weight) for weight in weights)
         self._copied = tuple(ffi().from_dlpack(buffer) for buffer in self._buffers)
-        self._packed = tuple(ffi().from_dlpack(weight) for weight in self._weights)
-        self._machine["save_function"]("main", "bound", 1, *self._copied, *self._packed)
+        self._arena = tuple(placed(record))
+        self._fixed = tuple(ffi().from_dlpack(array) for array in (*self._weights, *self._arena))
+        self._machine["save_function"]("main", "bound", 1, *self._copied, *self._fixed)
         self._bound, self._main = self._machine["bound"], self._machine["main"]
         self._run: Callable[[], Any] = self._bound
 
@@ -96,7 +98,7 @@ class Library:
             else:
                 read[index] = there
         alike = all(mine is other for mine, other in zip(read, self._copied, strict=True))
-        self._run = self._bound if alike else partial(self._main, *read, *self._packed)
+        self._run = self._bound if alike else partial(self._main, *read, *self._fixed)
 
     def kernel_times(self, repeats: int = 10) -> list[tuple[str, float]]:
         """(kernel, milliseconds) in the order of execution, the least of some runs on the last inputs."""
@@ -134,6 +136,15 @@ def checked(entry: Slot, array: Array) -> Array:
     if array.dtype != entry.dtype and not np.can_cast(array.dtype, entry.dtype, "same_kind"):
         raise UserError(f"Input {entry.name} is {array.dtype}, but the library takes {entry.dtype}.")
     return array
+
+
+def placed(record: Mapping[str, Any]) -> Iterator[Array]:
+    """The places, in one arena, of what a library computes on the way."""
+    arena = aligned(np.zeros(record["arena_bytes"], np.uint8))
+    for place in record["places"]:
+        dtype, start = np.dtype(place["dtype"]), place["offset"]
+        end = start + math.prod(place["shape"]) * dtype.itemsize
+        yield arena[start:end].view(dtype).reshape(place["shape"])
 
 
 def prepared(entry: Mapping[str, Any], weights: Mapping[str, Array], constants: Mapping[str, Array]) -> Array:

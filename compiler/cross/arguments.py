@@ -17,8 +17,9 @@ PLAN, DATA = "arguments.txt", "arguments.bin"
 def write_arguments(folder: Path, weights: Path | Mapping[str, Array]) -> None:
     """Writes `arguments.txt` and `arguments.bin` beside the library in `folder`.
 
-    A line of the first is `input`, `weight` or `output`, numpy's name of the type, the offset in bytes of a weight in
-    the second (else 0), and the shape. Raises UserError if the weights are not the compiled model's.
+    A line of the first is `input`, `weight`, `place` or `output`, numpy's name of the type, the offset in bytes of a
+    weight in the second or of a place in the arena (else 0), and the shape. Raises UserError if the weights are not the
+    compiled model's.
     """
     record = read_record(folder)
     given = weights if isinstance(weights, Mapping) else read_tensors(weights)
@@ -26,9 +27,10 @@ def write_arguments(folder: Path, weights: Path | Mapping[str, Array]) -> None:
     packed = (prepared(entry, given, constants) for entry in record["weights"])
     partial = folder / f"{DATA}.partial"
     with partial.open("wb") as file:
-        lines = [f"threads {record['threads']}"]
+        lines = [f"threads {record['threads']}", f"arena {record['arena_bytes']}"]
         lines += [slot_line("input", entry) for entry in record["inputs"]]
         lines += [line("weight", array.dtype, offset, array.shape) for array, offset in placed(file, packed)]
+        lines += [line("place", np.dtype(p["dtype"]), p["offset"], p["shape"]) for p in record["places"]]
         lines += [slot_line("output", entry) for entry in record["outputs"]]
     os.replace(partial, folder / DATA)
     (folder / PLAN).write_text("\n".join(lines) + "\n")

@@ -58,7 +58,12 @@ struct Entry {
 
 struct Plan {
   int threads = 1;
-  std::vector<Entry> inputs, weights, outputs;
+  size_t arena = 0;  // bytes of what is computed on the way
+  std::vector<Entry> inputs, weights, places, outputs;
+
+  std::vector<Entry>& List(const std::string& kind) {
+    return kind == "input" ? inputs : kind == "output" ? outputs : kind == "place" ? places : weights;
+  }
 };
 
 Plan ReadPlan(const std::string& path) {
@@ -73,10 +78,13 @@ Plan ReadPlan(const std::string& path) {
       words >> plan.threads;
       continue;
     }
+    if (entry.kind == "arena") {
+      words >> plan.arena;
+      continue;
+    }
     words >> entry.type >> entry.offset;
     for (int64_t extent; words >> extent;) entry.shape.push_back(extent);
-    auto& list = entry.kind == "input" ? plan.inputs : entry.kind == "output" ? plan.outputs : plan.weights;
-    list.push_back(entry);
+    plan.List(entry.kind).push_back(entry);
   }
   return plan;
 }
@@ -90,6 +98,10 @@ struct Place {
 
 ffi::Tensor TensorAt(void* data, const Entry& entry) {
   return ffi::Tensor::FromNDAlloc(Place{data}, ffi::Shape(entry.shape), entry.Type(), DLDevice{kDLCPU, 0});
+}
+
+char* Allocate(size_t bytes) {
+  return static_cast<char*>(std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment));
 }
 
 // The weights stay on disk until a page is read, and start where vectors do.
@@ -178,13 +190,14 @@ void Run(const std::string& folder, const std::string& out, double seconds, cons
   std::vector<ffi::Any> arguments{ffi::String("main"), ffi::String("bound"), true};
   for (size_t i = 0; i < files.size(); ++i) {
     const Entry& input = plan.inputs[i];
-    size_t bytes = (input.Bytes() + kAlignment - 1) / kAlignment * kAlignment;
-    char* memory = static_cast<char*>(std::aligned_alloc(kAlignment, bytes));
+    char* memory = Allocate(input.Bytes());
     ReadArray(files[i], input, memory);
     arguments.emplace_back(TensorAt(memory, input));
   }
   char* weights = Map(folder + "/arguments.bin", plan.weights);
   for (const Entry& weight : plan.weights) arguments.emplace_back(TensorAt(weights + weight.offset, weight));
+  char* arena = Allocate(plan.arena);
+  for (const Entry& place : plan.places) arguments.emplace_back(TensorAt(arena + place.offset, place));
   std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
   ffi::Any result;
   Method(machine, "save_function").CallPacked(views.data(), static_cast<int32_t>(views.size()), &result);
