@@ -14,7 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,16 @@ from chipfit.targets.calibrate import Calibration, Sample, cache_folder, fit, to
 from chipfit.targets.cost import full_plan
 from chipfit.targets.cpu import CALL, INPUT, terms_of
 from chipfit.targets.detect import identity
+from chipfit.targets.profile import Figure
 from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
 from chipfit.undisturbed import SHORT_MS, Pace, Stopwatch
 
 SECONDS = 150.0  # of timing at most: it ends as soon as every probe ran undisturbed often enough
+BRIEF_SECONDS = 60.0  # likewise where it holds up what the user asked for
 TURN = 0.3  # seconds of one probe before the next has its turn: calm moments come and go
+UNDISTURBED = "undisturbed_probes"  # the figure that says how many did
+ENOUGH = 0.5  # of them, for the times to be the machine's own
 LOOK = 5.0  # seconds in which to see how fast the machine can be
 
 
@@ -52,7 +56,7 @@ def calibrated(target: Target, progress: Progress = silent) -> Target:
         return target
     known = recalled(target)
     if known.status == "uncalibrated":
-        calibrate(target, progress)
+        calibrate(target, progress, seconds=BRIEF_SECONDS)
         known = recalled(target)
     return known
 
@@ -66,23 +70,28 @@ def recalled(target: Target) -> Target:
     return target.with_profile(target.profile.with_figures(delta.figures))
 
 
-def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Probe] = PROBES) -> Calibration:
+def calibrate(
+    target: Target, progress: Progress = silent, probes: Sequence[Probe] = PROBES, seconds: float = SECONDS
+) -> Calibration:
     """Compiles and times the probes on this machine, fits the coefficients and keeps them in the user's cache.
 
-    Takes about three minutes on two cores. The machine should be otherwise idle: the least of many timings stands for
-    each kernel, but a kernel that never ran undisturbed is priced too high.
+    Takes a minute on two cores, and at most `seconds` more where it has to wait for moments at which nothing else runs.
+    The machine should be otherwise idle: the least of many timings stands for each kernel, but a kernel that never ran
+    undisturbed is priced too high.
     """
     units = {name: rule.unit for name, rule in read_folder(FOLDERS)[0][target.family].rules.items()}
     with tempfile.TemporaryDirectory() as folder:
         subjects, pace = [], Pace.of(target)
         for index, probe in enumerate(probes):
-            progress(f"calibrating: {probe.name}", index / len(probes))
+            progress("calibrating: compiling the probes", index / len(probes))
             subjects.append(prepared(probe, target, pace, Path(folder) / str(index)))
-        progress("seeing how fast this machine is", 0.0)
+        progress("calibrating: seeing how fast this machine is", 0.0)
         pace.settle(LOOK)
-        timed(subjects, progress)
+        timed(subjects, seconds, progress)
     samples = [sample for subject in undisturbed(subjects) for sample in subject.samples()]
-    result = fit(samples, {name: units[name] for name in terms_of(units)}, datetime.date.today())
+    today = datetime.date.today()
+    result = fit(samples, {name: units[name] for name in terms_of(units)}, today)
+    result = replace(result, figures={**result.figures, UNDISTURBED: calm_share(subjects, today)})
     path = delta_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -91,13 +100,13 @@ def calibrate(target: Target, progress: Progress = silent, probes: Sequence[Prob
     return result
 
 
-def timed(subjects: Sequence[Subject], progress: Progress) -> None:
+def timed(subjects: Sequence[Subject], seconds: float, progress: Progress) -> None:
     """In turns, each probe until it ran undisturbed often enough, or until the time is up."""
-    end, pending = time.perf_counter() + SECONDS, list(subjects)
+    end, pending = time.perf_counter() + seconds, list(subjects)
     while pending:
         for subject in pending:
-            progress(f"timing {subject.probe.name}", 1 - len(pending) / len(subjects))
             subject.watch.run(TURN)
+        progress("calibrating: timing the probes", 1 - len(pending) / len(subjects))
         late = time.perf_counter() >= end
         pending = [subject for subject in pending if not subject.watch.is_done and not late]
 
@@ -110,6 +119,12 @@ def undisturbed(subjects: Sequence[Subject]) -> Sequence[Subject]:
         for held_out in (False, True)
     )
     return found if enough else subjects
+
+
+def calm_share(subjects: Sequence[Subject], today: datetime.date) -> Figure:
+    """Of the probes; where it is low, all times are too long by as much as a neighbour slows this machine down."""
+    share = sum(subject.watch.calm.passes > 0 for subject in subjects) / len(subjects)
+    return Figure(share, "ratio", f"calibration of {today}", "measured")
 
 
 def delta_path() -> Path:

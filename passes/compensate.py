@@ -68,7 +68,7 @@ class Compensate(Pass):
         students, teachers = (at_batch(each, size) for each in (graph, context.teacher))
         changed: Alive = {}
         for done, (node, runs, guides) in enumerate(_side_by_side(students, teachers, chunks, set(targets))):
-            context.progress(f"repairing {node.name}", done / len(targets))
+            context.progress("repairing", done / len(targets))
             repaired = targets[node.name].repair(runs, guides, self.damping)
             for alive in runs:
                 alive.update(repaired)

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from chipfit.calibration import attributed, calibrate, calibrated, delta_path, recalled
+from chipfit import display
+from chipfit.calibration import UNDISTURBED, attributed, calibrate, calibrated, delta_path, recalled
 from chipfit.probe_nets import linears
 from chipfit.probes import PROBES, Probe
+from chipfit.targets.calibrate import Calibration, Sample
+from chipfit.targets.profile import Figure
 from chipfit.targets.registry import get_target
 
 TINY = (
@@ -26,6 +29,20 @@ def test_the_host_is_calibrated_once_and_remembered(monkeypatch: pytest.MonkeyPa
     assert known.status == "calibrated"
     assert known.profile.figures["launch_time"] == result.figures["launch_time"]
     assert [path.suffix for path in delta_path().parent.iterdir()] == [".toml"]
+    assert known.profile.figures[UNDISTURBED].value in (0, 0.5, 1)
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.2, True), (0.9, False)])
+def test_a_calibration_that_was_disturbed_says_so(
+    share: float, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {UNDISTURBED: Figure(share, "ratio", "test", "measured")}
+    found = Calibration(figures, (Sample("net", (), {}, 2.0, True),), (1.0,), 0.5, 0.5)
+    display.calibration(found)
+    printed = capsys.readouterr().out
+    assert f"{share:.0%} of all graphs" in printed
+    assert ("Calibrate again" in printed) is warned
+    assert display.calibration_json(found)[UNDISTURBED] == share
 
 
 def test_a_chip_that_is_not_this_machine_stays_uncalibrated() -> None:

@@ -24,12 +24,13 @@ from chipfit.codegen.program import Call, Effort, Generated, Program, Weight
 from chipfit.codegen.runtime import CONSTANTS, LIBRARY, RECORD, Library
 from chipfit.errors import UserError
 from chipfit.ir.emit import execute
-from chipfit.ir.fusion import folded
-from chipfit.ir.graph import Graph
+from chipfit.ir.fusion import VIEWS, folded
+from chipfit.ir.graph import EntryPoint, Graph
 from chipfit.targets.registry import Target
 
 SCHEMA = 1
 NO_EFFORT = Effort()
+SAME_NUMBERS = VIEWS | {"to", "_to_copy", "clone", "contiguous"}
 
 
 def compile_graph(
@@ -117,7 +118,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def write_record(
     program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, plan: Plan, path: Path
 ) -> None:
-    point = graph.forward
+    point, rows = graph.forward, table_rows(graph.forward)
     record = {
         "schema": SCHEMA,
         "target": target.name,
@@ -125,7 +126,9 @@ def write_record(
         "arena_bytes": plan.size,
         "places": [asdict(place) for place in plan.places],
         "matrix_unit": any(isinstance(c.kernel, Generated) and c.kernel.tile.unit == "amx" for c in program.calls),
-        "inputs": [{"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in program.inputs],
+        "inputs": [
+            {"name": t.name, "shape": t.shape, "dtype": t.dtype, "rows": rows.get(t.name)} for t in program.inputs
+        ],
         "outputs": [
             {"name": v.name, "shape": v.shape, "dtype": t.dtype}
             for v, t in zip(point.outputs, program.outputs, strict=True)
@@ -134,6 +137,24 @@ def write_record(
         "kernels": [call_entry(call) for call in program.calls],
     }
     path.write_text(json.dumps(record, indent=1))
+
+
+def table_rows(point: EntryPoint) -> dict[str, int]:
+    """Input -> the rows of the smallest table that its elements are numbers of, as tokens are of an embedding.
+
+    Code that looks rows up trusts their numbers: one that is none would read memory that isn't the table's.
+    """
+    producers = {value.name: node for node in point.nodes for value in node.outputs}
+    found: dict[str, int] = {}
+    for node in point.nodes:
+        if node.kind != "embedding":
+            continue
+        table, index = node.inputs[:2]
+        while index.name in producers and producers[index.name].kind in SAME_NUMBERS:
+            index = producers[index.name].inputs[0]
+        if index.name not in producers:
+            found[index.name] = min(table.shape[0], found.get(index.name, table.shape[0]))
+    return found
 
 
 def weight_entry(weight: Weight, graph: Graph, constants: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -33,11 +33,15 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An input or output as the caller sees it; `dtype` is numpy's name."""
+    """An input or output as the caller sees it; `dtype` is numpy's name.
+
+    The elements of an input with `rows` are numbers of rows of a table of so many.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    rows: int | None = None
 
 
 class Library:
@@ -127,7 +131,7 @@ class Library:
 
 
 def slot(entry: Mapping[str, Any]) -> Slot:
-    return Slot(entry["name"], tuple(entry["shape"]), entry["dtype"])
+    return Slot(entry["name"], tuple(entry["shape"]), entry["dtype"], entry.get("rows"))
 
 
 def checked(entry: Slot, array: Array) -> Array:
@@ -135,6 +139,11 @@ def checked(entry: Slot, array: Array) -> Array:
         raise UserError(f"Input {entry.name} has shape {array.shape}, but the library takes {entry.shape}.")
     if array.dtype != entry.dtype and not np.can_cast(array.dtype, entry.dtype, "same_kind"):
         raise UserError(f"Input {entry.name} is {array.dtype}, but the library takes {entry.dtype}.")
+    if entry.rows is not None and array.size and not 0 <= array.min() <= array.max() < entry.rows:
+        raise UserError(
+            f"Input {entry.name} has elements from {array.min()} to {array.max()}, but the model has a table of "
+            f"{entry.rows} rows for them; pass numbers from 0 to {entry.rows - 1}."
+        )
     return array
 
 

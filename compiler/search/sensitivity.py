@@ -74,7 +74,7 @@ class Survey:
         found = _read(checkpoint)
         began = time.perf_counter() - found.seconds
         for done, (name, candidate) in enumerate(tasks):
-            progress(f"sensitivity of {name}", done / len(tasks))
+            progress("sensitivity", done / len(tasks))
             if name not in found.axes and name not in found.drops:
                 found = self._with(found, candidate, began)
                 if checkpoint and (done % SAVE_EVERY == 0 or done == len(tasks) - 1):

@@ -133,6 +133,14 @@ def test_wrong_inputs_are_refused(library: Library, tokens: Any) -> None:
         library(tokens * 0.5)
 
 
+@pytest.mark.parametrize("wrong", [-1, zoo.VOCABULARY])
+def test_tokens_that_are_none_are_refused(library: Library, tokens: Any, wrong: int) -> None:
+    tokens = tokens.copy()
+    tokens[0, 3] = wrong
+    with pytest.raises(UserError, match=f"a table of {zoo.VOCABULARY} rows"):
+        library(tokens)
+
+
 def test_wrong_weights_are_refused(folder: Path, graph: Graph) -> None:
     weights = dict(arrays(graph))
     name = next(name for name, tensor in weights.items() if "q_proj" in name and tensor.ndim == 2)

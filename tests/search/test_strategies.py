@@ -16,7 +16,7 @@ from chipfit.passes.pipeline import parse
 from chipfit.search.curves import Curves
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
-from chipfit.search.strategies import evopress
+from chipfit.search.strategies import evopress, knapsack
 from chipfit.search.strategies.base import Task, UnreachableError
 from chipfit.search.strategies.knapsack import solve_within
 from chipfit.search.strategies.registry import available_strategies, get_strategy
@@ -167,7 +167,9 @@ def test_knapsack_measures_dropped_blocks_together():
 
 
 @pytest.mark.parametrize("network", ["llama", "resnet"])
-def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network):
+@pytest.mark.parametrize("trusted", [0.0, 1e9])  # refined in any case, and in none
+def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network, trusted, monkeypatch):
+    monkeypatch.setattr(knapsack, "TRUSTED", trusted)
     plain = strategy("knapsack", network)
     survey = Survey(plain.task.teacher, plain.task.examples)
     first, second = (type(plain)(replace(plain.task, tries=6, survey=survey)) for _ in range(2))
@@ -177,6 +179,7 @@ def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network):
     assert found.loss == survey.loss(found.configuration)
     assert found.loss <= survey.loss(plain.propose(limits).configuration)
     assert first.task.fits(found.configuration, limits)
+    assert trusted == 0 or found.configuration == plain.propose(limits).configuration
 
 
 def test_what_a_strategy_chooses_for_must_be_allowed():

@@ -17,6 +17,7 @@ from chipfit.search.strategies.base import Proposal, Strategy, Task, Unreachable
 
 UNCHANGED: Prices = MappingProxyType({})
 CONTEXTS = 2  # times that the blocks are measured anew, in the context of those that were dropped
+TRUSTED = 1.1  # times what the sum of losses says the whole may lose, for the sum to be trusted
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Knapsack(Strategy):
     Losses of dropped blocks don't add up: two neighbours may each be dispensable, but not both. So where several are
     dropped each block's loss is measured again in the context of these, as SLEB does (Song et al. 2024, arXiv
     2402.09025), but for all blocks at once, and the solver asked again. Of the answers the one counts that is best with
-    the loss of its dropped blocks measured together. Then, within as many tries as the user grants, what the sums get
-    wrong otherwise is made good by evolution (`refine.py`).
+    the loss of its dropped blocks measured together. Where the whole loses more than the sum says all the same, that is
+    made good by evolution (`refine.py`), within as many tries as the user grants. SmolLM2's losses do add up at 60% and
+    at 40% of its latency, and 32 tries found nothing better; ResNet-20's at half of it don't, and they did.
     """
 
     name: ClassVar[str] = "knapsack"
@@ -39,6 +41,9 @@ class Knapsack(Strategy):
         best = min(proposals, key=lambda one: one.loss)
         if self._refinement is None or best.configuration == Configuration():
             return best
+        whole = self._refinement.loss(best.configuration)
+        if whole <= TRUSTED * best.loss:
+            return replace(best, loss=whole)
         return self._refinement.better(limits, drops, best)
 
     @cached_property
@@ -111,12 +116,13 @@ class Refinement:
 
         if not self._prices:
             problem = replace(self.landscape.problem, drops=drops)
-            found = refine(problem, decode, self._loss, self.tries, self.task.seed, self.task.progress)
+            found = refine(problem, decode, self.loss, self.tries, self.task.seed, self.task.progress)
             self._prices.append(found)
-        best = min((plain.configuration, decode(self._prices[0])), key=self._loss)
-        return Proposal(best, self._loss(best), gaps[best])
+        best = min((plain.configuration, decode(self._prices[0])), key=self.loss)
+        return Proposal(best, self.loss(best), gaps[best])
 
-    def _loss(self, configuration: Configuration) -> float:
+    def loss(self, configuration: Configuration) -> float:
+        """Of the whole, measured once."""
         if configuration not in self._losses:
             self._losses[configuration] = self.measure(configuration)
         return self._losses[configuration]
