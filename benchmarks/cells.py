@@ -22,7 +22,7 @@ from latency import processor
 from chipfit.stages import DONE as STAGE
 from chipfit.stages import write_json
 
-DONE, INFEASIBLE = 0, 3  # exit codes that are answers; after any other a cell is tried again
+DONE, INFEASIBLE = 0, 3  # exit codes of commands that are answers; after any other a cell is tried again
 INTERRUPTED = 130
 
 Record = Mapping[str, Any]
@@ -98,7 +98,8 @@ def conditions(records: Sequence[Record]) -> str:
 
 
 def is_answer(record: Record) -> bool:
-    return record["exit_code"] in (DONE, INFEASIBLE)
+    """A cell that runs no command has no exit code."""
+    return record.get("exit_code", DONE) in (DONE, INFEASIBLE)
 
 
 def machine() -> str:

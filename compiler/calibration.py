@@ -40,13 +40,14 @@ from chipfit.targets.detect import identity
 from chipfit.targets.profile import Figure
 from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
-from chipfit.undisturbed import SHORT_MS, Pace, Stopwatch
+from chipfit.undisturbed import Pace, Stopwatch
 
 SECONDS = 150.0  # of timing at most: it ends as soon as every probe ran undisturbed often enough
 BRIEF_SECONDS = 60.0  # likewise where it holds up what the user asked for
 TURN = 0.3  # seconds of one probe before the next has its turn: calm moments come and go
 UNDISTURBED = "undisturbed_probes"  # the figure that says how many did
 ENOUGH = 0.5  # of them, for the times to be the machine's own
+PACE = "pace"  # the figure that says what the small product took at best meanwhile
 LOOK = 5.0  # seconds in which to see how fast the machine can be
 
 
@@ -91,7 +92,7 @@ def calibrate(
     samples = [sample for subject in undisturbed(subjects) for sample in subject.samples()]
     today = datetime.date.today()
     result = fit(samples, {name: units[name] for name in terms_of(units)}, today)
-    result = replace(result, figures={**result.figures, UNDISTURBED: calm_share(subjects, today)})
+    result = replace(result, figures={**result.figures, **circumstances(subjects, today)})
     path = delta_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -112,8 +113,8 @@ def timed(subjects: Sequence[Subject], seconds: float, progress: Progress) -> No
 
 
 def undisturbed(subjects: Sequence[Subject]) -> Sequence[Subject]:
-    """The probes that ran undisturbed at all; every one where that is true of the lesser part, fitted or held out."""
-    found = [subject for subject in subjects if subject.watch.calm.passes]
+    """The probes that ran undisturbed; every one where that is true of the lesser part, fitted or held out."""
+    found = [subject for subject in subjects if subject.watch.is_calm]
     enough = all(
         sum(one.probe.held_out is held_out for one in found) * 2 >= sum(s.probe.held_out is held_out for s in subjects)
         for held_out in (False, True)
@@ -121,10 +122,14 @@ def undisturbed(subjects: Sequence[Subject]) -> Sequence[Subject]:
     return found if enough else subjects
 
 
-def calm_share(subjects: Sequence[Subject], today: datetime.date) -> Figure:
-    """Of the probes; where it is low, all times are too long by as much as a neighbour slows this machine down."""
-    share = sum(subject.watch.calm.passes > 0 for subject in subjects) / len(subjects)
-    return Figure(share, "ratio", f"calibration of {today}", "measured")
+def circumstances(subjects: Sequence[Subject], today: datetime.date) -> Mapping[str, Figure]:
+    """What part of the probes ran undisturbed, and how fast the machine was.
+
+    Where the part is small all times are too long, by as much as a neighbour slows this machine down.
+    """
+    source, share = f"calibration of {today}", sum(one.watch.is_calm for one in subjects) / len(subjects)
+    pace = min(subject.watch.pace_ms for subject in subjects)
+    return {UNDISTURBED: Figure(share, "ratio", source, "measured"), PACE: Figure(1e3 * pace, "us", source, "measured")}
 
 
 def delta_path() -> Path:
@@ -157,13 +162,13 @@ class Subject:
         """One for the probe as a whole, and if it takes part in the fit one for each kernel.
 
         Functions that TVM lowered in between are told apart from ours, not from each other. What a call takes besides
-        its kernels is lost in the noise of long ones, which tell of their kernels alone.
+        its kernels is no part of a long one's time, which tells of its kernels alone.
         """
         fixed = {CALL: 1.0, INPUT: float(sum(array.nbytes for array in self.watch.inputs))}
         held_out, kernels = self.probe.held_out, tuple(self.needs.values())
-        if held_out or self.watch.found.call_ms < SHORT_MS:
+        if held_out or self.watch.is_short:
             yield Sample(self.probe.name, kernels, fixed, self.watch.milliseconds, held_out, self.weight_bytes)
-        for values, milliseconds in attributed(self.calls, self.watch.found.kernels):
+        for values, milliseconds in attributed(self.calls, self.watch.least.kernels):
             found = tuple(alone(self.needs[value]) for value in values if value in self.needs)
             if found and not held_out:
                 name = f"{self.probe.name}: {' '.join(values)}"

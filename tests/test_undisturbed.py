@@ -1,13 +1,15 @@
-"""Only passes beside which the small product was fast count, and all of them where there is none."""
+"""Passes beside which the small product was fast are counted, and the least of all is the time."""
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain, repeat
 
 import pytest
 
 from chipfit import undisturbed
-from chipfit.undisturbed import CALM, PASSES, SHORT_MS, Pace, Stopwatch
+from chipfit.undisturbed import CALM, FEW, PASSES, RECENT, SHORT_MS, Pace, Stopwatch
 
+CALL_MS = SHORT_MS / 2
 SLOW = 1.5  # times that everything takes while a neighbour runs
 
 
@@ -29,36 +31,41 @@ class Scripted(Pace):
     def now(self) -> float:
         machine = self.library
         machine.now = next(machine.speeds)  # type: ignore[attr-defined]
-        self.best_ms = min(self.best_ms, machine.now)  # type: ignore[attr-defined]
         return float(machine.now)  # type: ignore[attr-defined]
+
+    @property
+    def best_ms(self) -> float:
+        return 1.0
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, speeds: list[float], call_ms: float, seconds: float = 60.0) -> Stopwatch:
     machine = Machine(chain(speeds, repeat(SLOW)), call_ms)
     monkeypatch.setattr(undisturbed, "milliseconds", lambda _: machine.call_ms * machine.now)
-    pace = Scripted(machine, None, best_ms=1.0)  # type: ignore[arg-type]
+    pace = Scripted(machine, None)  # type: ignore[arg-type]
     found = Stopwatch(machine, [], pace)  # type: ignore[arg-type]
     found.run(seconds)
     return found
 
 
-def test_calm_passes_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = watch(monkeypatch, [SLOW, SLOW, 1.0, 1.0, SLOW], 2.0, seconds=0.01)
-    assert found.calm.passes == 3  # the one that ended calm, the one in between, the one that began so
-    assert found.any.passes > found.calm.passes
-    assert found.milliseconds == 2.0
+def test_calm_passes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = watch(monkeypatch, [SLOW, SLOW, 1.0, 1.0, SLOW], CALL_MS, seconds=0.01)
+    assert found.calm_passes == FEW  # the one that ended calm, the one in between, the one that began so
+    assert found.is_calm
+    assert found.least.passes > found.calm_passes
+    assert found.milliseconds == CALL_MS
 
 
 def test_enough_calm_passes_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = watch(monkeypatch, [1.0] * 100, 2.0)
+    found = watch(monkeypatch, [1.0] * 100, CALL_MS)
     assert found.is_done
-    assert found.any.passes == PASSES
+    assert found.least.passes == PASSES
 
 
-def test_without_a_calm_moment_the_least_of_all_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = watch(monkeypatch, [], 2.0, seconds=0.0)
-    assert (found.calm.passes, found.any.passes) == (0, 1)
-    assert found.milliseconds == 2.0 * SLOW
+def test_a_time_without_calm_moments_is_known_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = watch(monkeypatch, [], CALL_MS, seconds=0.0)
+    assert (found.calm_passes, found.least.passes) == (0, 1)
+    assert not found.is_calm
+    assert found.milliseconds == CALL_MS * SLOW
 
 
 def test_a_long_call_is_the_sum_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +74,15 @@ def test_a_long_call_is_the_sum_of_its_parts(monkeypatch: pytest.MonkeyPatch) ->
     assert found.milliseconds == pytest.approx(call + 0.75 * call)  # taking the inputs lasts as long as all here
 
 
+def test_the_best_is_that_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, clock = iter([1.0, 1.0, 2.0, 2.0, 1.5, 1.6]), iter([0.0, RECENT / 2, 1.1 * RECENT])
+    monkeypatch.setattr(undisturbed, "milliseconds", lambda _: next(times))
+    monkeypatch.setattr(undisturbed.time, "perf_counter", lambda: next(clock))
+    pace = Pace(None, None)  # type: ignore[arg-type]
+    assert [(pace.now(), pace.best_ms) for _ in range(3)] == [(1.0, 1.0), (2.0, 1.0), (1.5, 1.5)]
+
+
 def test_slower_than_the_best_by_more_than_noise_is_disturbed() -> None:
-    pace = Pace(None, None, best_ms=2.0)  # type: ignore[arg-type]
+    pace = Pace(None, None, deque([(0.0, 2.0)]))  # type: ignore[arg-type]
     assert pace.is_calm(2.0 * CALM)
     assert not pace.is_calm(2.0 * SLOW)
