@@ -70,6 +70,13 @@ def input_indices(statistics: Statistics, layer: Layer, axis: Axis) -> np.ndarra
     return axis_indices(analyse(statistics.graph), axis, layer.input.name, layer.channel_dim)
 
 
+def column_owners(statistics: Statistics, layer: Layer, axis: Axis) -> np.ndarray:
+    """The axis index of each column of the layer's matrices, (groups, columns): several columns may read a channel."""
+    groups, _, columns = layer.matrix(statistics.graph.state[layer.weight]).shape
+    indices = input_indices(statistics, layer, axis)
+    return np.repeat(indices, groups * columns // len(indices)).reshape(groups, columns)
+
+
 def squared_norm(statistics: Statistics, axis: Axis) -> np.ndarray:
     """Sum of squares of all the parameters' entries that go with an index."""
     scores, analysis = np.zeros(axis.size), analyse(statistics.graph)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from chipfit.ir.axes import Axis
-from chipfit.passes.importance import input_indices
+from chipfit.passes.importance import column_owners
 from chipfit.passes.layers import Layer
+from chipfit.passes.members import OUTSIDE
 from chipfit.passes.statistics import Statistics, gram
 
 DAMPING = 0.1  # good at about two rows for each column, where a smaller one fits noise (seen on SmolLM2's FFNs)
@@ -67,15 +68,12 @@ def masked_repair(
 
     `grams` comes from `Statistics.grams` of the graph as it is, so that any number of kept sets costs no further run.
     """
-    indices = input_indices(statistics, layer, axis)
-    stays = torch.from_numpy(np.isin(indices, [*kept, -1]))
+    stays = torch.from_numpy(np.isin(column_owners(statistics, layer, axis), [*kept, OUTSIDE]))
     state = statistics.graph.state
     weight, bias = state[layer.weight], state[layer.bias] if layer.bias else None
     matrix = layer.matrix(weight)
-    per_channel = matrix.shape[0] * matrix.shape[2] // len(indices)
-    columns = stays.repeat_interleave(per_channel).reshape(matrix.shape[0], -1)
     found = torch.stack(
-        [repaired_matrix(*group, damping) for group in zip(grams[layer.node.name], matrix, columns, strict=True)]
+        [repaired_matrix(*group, damping) for group in zip(grams[layer.node.name], matrix, stays, strict=True)]
     )
     width = matrix.shape[2]
     repaired = {layer.weight: layer.weight_of(found[..., :width], weight)}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chipfit.ir.axes import Axis
 from chipfit.ir.configuration import Configuration
-from chipfit.passes.importance import input_indices, readers
+from chipfit.passes.importance import column_owners, readers
 from chipfit.passes.members import OUTSIDE
 from chipfit.search.curves import Level, Sensitivity, widths
 from chipfit.search.problem import Landscape
@@ -76,9 +76,7 @@ class ZipLM(Strategy):
         statistics = self.task.statistics
         for layer in readers(statistics, axis):
             matrix = layer.matrix(statistics.graph.state[layer.weight]).double()
-            indices = input_indices(statistics, layer, axis)
-            per_channel = matrix.shape[0] * matrix.shape[2] // len(indices)
-            columns = np.repeat(indices, per_channel).reshape(matrix.shape[0], -1)
+            columns = column_owners(statistics, layer, axis)
             for squares, weight, owners in zip(self._grams[layer.node.name], matrix, columns, strict=True):
                 if (owners != OUTSIDE).any():
                     yield Surgeon(squares[: len(owners), : len(owners)], weight, owners)
