@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint data venv clean
-.PHONY: bench-codegen bench-pruned bench-precision bench-decode bench-cost bench-search bench-budgets
+.PHONY: bench-codegen bench-pruned bench-precision bench-decode bench-cost bench-arm bench-search bench-budgets
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -45,6 +45,9 @@ bench-decode: $(VENV)/llama.stamp  ## time a decoding step with weights in fewer
 
 bench-cost: $(VENV)/run.stamp  ## compare predicted with measured latency, into docs/benchmarks/cost.md
 	$(BIN)/python benchmarks/cost.py
+
+bench-arm: $(VENV)/run.stamp  ## compare predicted cycles of ARM kernels with llvm-mca's, into docs/benchmarks/arm.md
+	$(BIN)/python benchmarks/arm.py
 
 # Both go on where they stopped; they take hours, and the script has options that say which part to run.
 bench-search: $(VENV)/run.stamp  ## compare strategies at equal measured latency, into docs/benchmarks/search.md
