@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
 from chipfit.codegen.program import Stock
@@ -52,7 +53,18 @@ def relax_function(stock: Stock) -> Any:
     if len(imported.functions) > 1:
         ops = ", ".join(sorted({node.op for node in stock.nodes}))
         raise UserError(f"TVM compiles {ops} to several functions, which chipfit does not link; rewrite that part.")
-    return imported["main"].without_attr("global_symbol")
+    return Bounded().visit_expr(imported["main"]).without_attr("global_symbol")
+
+
+@relax.expr_functor.mutator
+class Bounded(relax.PyExprMutator):  # type: ignore[misc]
+    """Rows that are looked up by numbers that are none of the table's: the nearest, not what lies beyond its memory."""
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        if getattr(call.op, "name", "") != "relax.take":
+            return call
+        return relax.op.take(*call.args, axis=call.attrs.axis, mode="clip")
 
 
 def imported_fast(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> Any:

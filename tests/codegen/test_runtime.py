@@ -141,6 +141,22 @@ def test_tokens_that_are_none_are_refused(library: Library, tokens: Any, wrong: 
         library(tokens)
 
 
+class Lookup(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(10, 4))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.table[rows]
+
+
+def test_no_memory_beyond_a_table_is_read(tmp_path: Path) -> None:
+    net, rows = Lookup(), torch.tensor([1, 2, 3])
+    library = compile_graph(import_model(net, (rows,)), get_target("host"), tmp_path / "library", (rows,))
+    (found,) = library(rows.numpy() + 10**9)
+    assert np.array_equal(found, net.table.detach()[[9, 9, 9]].numpy())
+
+
 def test_wrong_weights_are_refused(folder: Path, graph: Graph) -> None:
     weights = dict(arrays(graph))
     name = next(name for name, tensor in weights.items() if "q_proj" in name and tensor.ndim == 2)
