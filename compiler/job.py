@@ -26,7 +26,7 @@ from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
 from chipfit.search.budget import Budget
-from chipfit.search.choose import Choice, choose
+from chipfit.search.choose import Choice, choose, ensure_reachable
 from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Strategy
 from chipfit.stages import Done, Stages, write_json
@@ -79,10 +79,15 @@ class Job:
     def baseline(self) -> dict[str, float]:
         """The uncompressed model's latency (ms, measured where the chip is here), peak memory and weights (bytes), and
         energy (mJ) as estimated."""
-        cost = self.landscape.cost(Configuration())
-        latency = self.baseline_ms if self.target.is_host else cost.latency_ms
+        latency = {"latency": self.baseline_ms} if self.target.is_host else {}
+        return {**self.predicted_baseline, **latency, "memory": self.peak_bytes(self.teacher)}
+
+    @cached_property
+    def predicted_baseline(self) -> dict[str, float]:
+        """The same by the cost model alone."""
+        cost = self.study.landscape(self.target, surveyed=False).cost(Configuration())
         energy = {} if cost.energy_mj is None else {"energy": cost.energy_mj}
-        return {"latency": latency, "memory": self.peak_bytes(self.teacher), "size": cost.weight_bytes, **energy}
+        return {"latency": cost.latency_ms, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes, **energy}
 
     @cached_property
     def baseline_ms(self) -> float:
@@ -99,6 +104,7 @@ class Job:
     @cached_property
     def choice(self) -> Choice:
         """What the strategy chose within the budget, as measured where the chip is here."""
+        self.ensure_reachable()
         measure = self.candidate_ms if self.target.is_host else None
 
         def make(folder: Path) -> None:
@@ -116,6 +122,25 @@ class Job:
             **asdict(self.tuning),
         }
         return Choice.from_json(self.stages.run("choice", given, make).json())
+
+    def ensure_reachable(self) -> None:
+        """Raises InfeasibleBudgetError for a budget that nothing meets, before minutes go into what removals cost.
+
+        Where all limits are relative the uncompressed model needn't be measured for that either.
+        """
+        if not self.approach.surveyed:
+            return
+        predicted = all(limit.relative for limit in self.budget.limits)
+
+        def make(folder: Path) -> None:
+            baseline = self.predicted_baseline if predicted else self.baseline
+            outline, measured = self.study.outline(self.target), self.target.is_host and not predicted
+            ensure_reachable(outline, self.budget, baseline, measured)
+            write_json(folder / "result.json", True)
+
+        passes = [one.name for one in self.study.pipeline.passes]
+        given = {**self.study.origin, "passes": passes, "budget": str(self.budget), "chip": self.chip}
+        self.stages.run("reachable", given, make)
 
     @property
     def chip(self) -> str:

@@ -89,7 +89,13 @@ class Study:
 
     def landscape(self, target: Target, surveyed: bool = True) -> Landscape:
         """What there is to choose on a chip; not `surveyed`, it has no choice and answers what configurations cost."""
-        curves = self.curves if surveyed else Curves({}, {})
+        return self._over(self.curves if surveyed else Curves({}, {}), target)
+
+    def outline(self, target: Target) -> Landscape:
+        """The same choice with nothing measured: what can be reached at all, whatever it costs in quality."""
+        return self._over(self.survey.unmeasured, target)
+
+    def _over(self, curves: Curves, target: Target) -> Landscape:
         sensitivity = curves.offered(target.granularity)
         return Landscape(self._split, sensitivity, target.cost_model, self.batch, self._plain)
 

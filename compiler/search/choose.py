@@ -15,7 +15,9 @@ from typing import Any
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
 from chipfit.search.budget import Budget, Limit
+from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Strategy, UnreachableError
+from chipfit.search.strategies.knapsack import solve_within
 
 ATTEMPTS = 6
 STEEPEST = 2.0  # by which factor that line may be steeper or flatter than measured over predicted, or aim lower at once
@@ -47,30 +49,48 @@ class Choice:
         return Choice(**{**data, "configuration": Configuration.from_json(data["configuration"])})
 
 
+@dataclass(frozen=True)
+class Goal:
+    """A budget in the cost model's own units, and by what factor the real figures are larger than these."""
+
+    limits: Mapping[str, float]
+    scales: Mapping[str, float]
+
+    @staticmethod
+    def of(budget: Budget, baseline: Mapping[str, float], landscape: Landscape, measured: bool) -> Goal:
+        """`measured`: the baseline's latency is, so that what the model gets wrong on it can be taken out."""
+        cost = landscape.cost(Configuration())
+        ratio = baseline["latency"] / cost.latency_ms if measured else 1.0
+        unseen = baseline["memory"] / cost.peak_memory_bytes  # images have halos and padding besides
+        scales = {"latency": ratio / AIM, "memory": unseen}
+        limits = {name: limit / scales.get(name, 1.0) for name, limit in budget.absolute(baseline).items()}
+        return Goal(limits, scales)
+
+    def at(self, latency: float) -> Goal:
+        """Aimed at another latency."""
+        scale = self.scales["latency"] * self.limits["latency"] / latency
+        return Goal({**self.limits, "latency": latency}, {**self.scales, "latency": scale})
+
+
 def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
     """The strategy's best configuration that fits the budget as measured (as predicted, without `measure`).
 
     `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory`, `size`
     (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
-    limits = budget.absolute(baseline)
-    cost = strategy.task.landscape.cost(Configuration())
-    whole = cost.latency_ms
-    unseen = baseline["memory"] / cost.peak_memory_bytes  # images have halos and padding besides
-    if "memory" in limits:
-        limits["memory"] /= unseen  # from here on in the model's bytes
-    ratio = baseline["latency"] / whole if measure else 1.0
-    limit = limits.get("latency", math.inf)
-    aim = limit * AIM / ratio
+    landscape = strategy.task.landscape
+    goal = Goal.of(budget, baseline, landscape, measure is not None)
+    whole, ratio = landscape.cost(Configuration()).latency_ms, goal.scales["latency"] * AIM
+    limit = budget.absolute(baseline).get("latency", math.inf)
     fitting = list[Choice]()
     for _ in range(ATTEMPTS):
-        scales = {"latency": limit / aim, "memory": unseen}
         try:
-            found = attempt(strategy, {**limits, "latency": aim} if "latency" in limits else limits)
+            found = attempt(strategy, goal.limits)
         except UnreachableError as error:
-            raise infeasible(error, budget, baseline, scales) from None
-        if measure is None or "latency" not in limits:
+            raise infeasible(error, budget, baseline, goal.scales) from None
+        if measure is None or "latency" not in goal.limits:
             return found
+        aim = goal.limits["latency"]
         measured = measure(found.configuration)
         chosen = replace(found, measured_ms=measured)
         if measured <= limit:
@@ -79,10 +99,26 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
                 return chosen
         slope = (baseline["latency"] - measured) / (whole - aim) if aim < whole else ratio
         below = aim - (measured - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
-        aim = max(below, aim / STEEPEST)  # one far measurement must not send it below zero
+        goal = goal.at(max(below, aim / STEEPEST))  # one far measurement must not send it below zero
     if not fitting:
         raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
     return min(fitting, key=lambda choice: choice.expected_loss)
+
+
+def ensure_reachable(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], measured: bool) -> None:
+    """Raises InfeasibleBudgetError if nothing of the landscape meets the budget, whatever it loses.
+
+    `measured` tells whether the baseline's latency is of the chip itself, as in `choose`. The nearest feasible latency
+    is told by its upper bound where there is one, since it is measured in the end.
+    """
+    goal = Goal.of(budget, baseline, landscape, measured)
+    try:
+        solve_within(landscape, goal.limits, landscape.problem.drops)
+    except UnreachableError as error:
+        cost = landscape.cost(Configuration())
+        most = cost.interval_ms[1] / cost.latency_ms if cost.interval_ms else 1.0
+        scales = {**goal.scales, "latency": most * goal.scales["latency"]}
+        raise infeasible(error, budget, baseline, scales) from None
 
 
 def attempt(strategy: Strategy, limits: Mapping[str, float]) -> Choice:

@@ -13,7 +13,6 @@ from typing import Any
 
 MEASURED = (1.0, 0.75, 0.5, 0.25)  # of an axis kept, at which its loss is measured
 STEPS = 8  # parts of an axis that are cut at a time; between measured widths the loss is interpolated
-HOPELESS = 1.0  # a loss beyond which a width isn't offered, nor a narrower one measured
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,7 @@ class Curve:
 
     def levels(self, granularity: int) -> Iterator[Level]:
         for width in widths(len(self.order), granularity, min(self.losses)):
-            loss = interpolated(self.losses, width)
-            if loss <= HOPELESS:
-                yield Level(tuple(sorted(self.order[:width])), loss)
+            yield Level(tuple(sorted(self.order[:width])), interpolated(self.losses, width))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from chipfit.passes.importance import best, rank, readers
 from chipfit.passes.layers import Layer
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
-from chipfit.search.curves import HOPELESS, Curve, Curves, measured_widths
+from chipfit.search.curves import Curve, Curves, measured_widths
 from chipfit.search.probe import Probe, calibration_size, operations
 from chipfit.stages import write_json
 
@@ -68,9 +68,8 @@ class Survey:
 
     def measure(self, checkpoint: Path | None = None, progress: Progress = silent) -> Curves:
         """Goes through all candidates; what `checkpoint` holds from a run that was stopped is not measured again."""
-        axes, blocks = candidates(self.graph)
-        tasks: list[tuple[str, Axis | Block]] = [*(axes.items() if self.narrow else ())]
-        tasks += blocks.items() if self.drop else ()
+        axes, blocks = self._offered
+        tasks: list[tuple[str, Axis | Block]] = [*axes.items(), *blocks.items()]
         found = _read(checkpoint)
         began = time.perf_counter() - found.seconds
         for done, (name, candidate) in enumerate(tasks):
@@ -80,6 +79,16 @@ class Survey:
                 if checkpoint and (done % SAVE_EVERY == 0 or done == len(tasks) - 1):
                     write_json(checkpoint, found.to_json())
         return found
+
+    @property
+    def unmeasured(self) -> Curves:
+        """All that `measure` would go through, as if removing it cost nothing."""
+        axes, blocks = self._offered
+        curves = {
+            name: Curve(tuple(range(axis.size)), dict.fromkeys(measured_widths(axis.size), 0.0))
+            for name, axis in axes.items()
+        }
+        return Curves(curves, dict.fromkeys(blocks, 0.0))
 
     def loss(self, configuration: Configuration) -> float:
         """How far the outputs move with all of this removed and its readers repaired.
@@ -114,8 +123,6 @@ class Survey:
         scores, losses = rank(self._statistics, axis), {axis.size: 0.0}
         for width in measured_widths(axis.size)[1:]:
             losses[width] = self._probe.loss(self._narrowed(axis, best(scores, width)))
-            if losses[width] > HOPELESS:
-                break
         return Curve(tuple(np.argsort(-scores, kind="stable").tolist()), losses)
 
     def _narrowed(self, axis: Axis, kept: tuple[int, ...]) -> Graph:
@@ -141,8 +148,14 @@ class Survey:
         return {}
 
     @cached_property
+    def _offered(self) -> tuple[dict[str, Axis], dict[str, Block]]:
+        """What may be narrowed and dropped."""
+        axes, blocks = candidates(self.graph)
+        return axes if self.narrow else {}, blocks if self.drop else {}
+
+    @property
     def _axes(self) -> dict[str, Axis]:
-        return candidates(self.graph)[0]
+        return self._offered[0]
 
     @cached_property
     def _probe(self) -> Probe:

@@ -8,7 +8,7 @@ import pytest
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
 from chipfit.search.budget import parse_budget
-from chipfit.search.choose import choose
+from chipfit.search.choose import choose, ensure_reachable
 from chipfit.search.curves import Level
 from chipfit.search.solve import Item, Problem
 from chipfit.search.strategies.base import Task
@@ -23,11 +23,12 @@ class Predicted:
     latency_ms: float
     peak_memory_bytes: float
     weight_bytes: float
+    interval_ms: tuple[float, float] | None = None
 
 
 @dataclass
 class Landscape:
-    """One axis of 16 channels; the model predicts a millisecond a channel."""
+    """One axis of 16 channels; the model predicts a millisecond a channel, and half as much again at most."""
 
     levels: dict = field(default_factory=lambda: {"a": tuple(Level(tuple(range(w)), 16.0 - w) for w in WIDTHS)})
 
@@ -47,7 +48,7 @@ class Landscape:
 
     def cost(self, configuration):
         width = len(configuration.widths.get("a", range(16)))
-        return Predicted(float(width), width * 100.0, width * 100.0)
+        return Predicted(float(width), width * 100.0, width * 100.0, (width / 1.5, width * 1.5))
 
 
 def knapsack():
@@ -105,3 +106,21 @@ def test_the_nearest_feasible_budget_is_feasible():
     nearest = "latency=25.63%"
     found = choose(knapsack(), parse_budget([nearest]), BASELINE, lambda c: len(c.widths["a"]) * 1.25)
     assert found.measured_ms <= 0.2563 * 20
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ("latency=5%", "latency=5% can't be met: the nearest feasible budget is latency=38.45%."),  # by the upper bound
+        ("size=20%", "size=20% can't be met: the nearest feasible budget is size=25.25%."),
+    ],
+)
+def test_what_nothing_meets_is_told_before_anything_is_measured(budget, sentence):
+    predicted = {**BASELINE, "latency": 16.0}
+    with pytest.raises(InfeasibleBudgetError) as error:
+        ensure_reachable(Landscape(), parse_budget([budget]), predicted, measured=False)
+    assert str(error.value) == sentence
+
+
+def test_what_something_meets_passes():
+    ensure_reachable(Landscape(), parse_budget(["latency=26%", "size=30%"]), {**BASELINE, "latency": 16.0}, False)
