@@ -124,18 +124,15 @@ class Job:
         return Choice.from_json(self.stages.run("choice", given, make).json())
 
     def ensure_reachable(self) -> None:
-        """Raises InfeasibleBudgetError for a budget that nothing meets, before minutes go into what removals cost.
-
-        Where all limits are relative the uncompressed model needn't be measured for that either.
-        """
+        """Raises InfeasibleBudgetError for a budget that nothing meets, before minutes go into what removals cost."""
         if not self.approach.surveyed:
             return
-        predicted = all(limit.relative for limit in self.budget.limits)
 
         def make(folder: Path) -> None:
-            baseline = self.predicted_baseline if predicted else self.baseline
-            outline, measured = self.study.outline(self.target), self.target.is_host and not predicted
-            ensure_reachable(outline, self.budget, baseline, measured)
+            counted = any(limit.quantity == "memory" and not limit.relative for limit in self.budget.limits)
+            memory = {"memory": self.peak_bytes(self.teacher)} if counted else {}
+            outline = self.study.outline(self.target)
+            ensure_reachable(outline, self.budget, {**self.predicted_baseline, **memory})
             write_json(folder / "result.json", True)
 
         passes = [one.name for one in self.study.pipeline.passes]

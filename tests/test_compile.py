@@ -157,4 +157,6 @@ def test_mistakes_are_one_sentence(calibrated_host, source, tmp_path, options, c
     assert last.startswith("Error: ")
     assert words in last
     assert not out.exists()
-    assert not [stage for stage in finished_stages(out) if "sensitivity" in str(stage)], "told before minutes were spent"
+    assert not [stage for stage in finished_stages(out) if "sensitivity" in str(stage)], (
+        "told before minutes were spent"
+    )

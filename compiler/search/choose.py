@@ -105,20 +105,21 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     return min(fitting, key=lambda choice: choice.expected_loss)
 
 
-def ensure_reachable(landscape: Landscape, budget: Budget, baseline: Mapping[str, float], measured: bool) -> None:
+def ensure_reachable(landscape: Landscape, budget: Budget, predicted: Mapping[str, float]) -> None:
     """Raises InfeasibleBudgetError if nothing of the landscape meets the budget, whatever it loses.
 
-    `measured` tells whether the baseline's latency is of the chip itself, as in `choose`. The nearest feasible latency
-    is told by its upper bound where there is one, since it is measured in the end.
+    `predicted` is the baseline as the cost model has it. Milliseconds, unlike shares of the baseline, are predicted
+    wrongly: a limit in them must be missed by the upper bound, and the nearest feasible latency is told by it too.
     """
-    goal = Goal.of(budget, baseline, landscape, measured)
+    goal, cost = Goal.of(budget, predicted, landscape, measured=False), landscape.cost(Configuration())
+    most = cost.interval_ms[1] / cost.latency_ms if cost.interval_ms else 1.0
+    absolute = any(limit.quantity == "latency" and not limit.relative for limit in budget.limits)
+    aim = goal.at(goal.limits["latency"] * most) if absolute else goal
     try:
-        solve_within(landscape, goal.limits, landscape.problem.drops)
+        solve_within(landscape, aim.limits, landscape.problem.drops)
     except UnreachableError as error:
-        cost = landscape.cost(Configuration())
-        most = cost.interval_ms[1] / cost.latency_ms if cost.interval_ms else 1.0
         scales = {**goal.scales, "latency": most * goal.scales["latency"]}
-        raise infeasible(error, budget, baseline, scales) from None
+        raise infeasible(error, budget, predicted, scales) from None
 
 
 def attempt(strategy: Strategy, limits: Mapping[str, float]) -> Choice:
