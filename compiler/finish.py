@@ -37,7 +37,8 @@ RECOVERY = "distill"  # quality is judged before this pass and at the end
 def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) -> Artifact:
     """The artifact in `out`, in one step in place of an older one.
 
-    Raises InfeasibleBudgetError if less than `keep` of the teacher's quality is left; the artifact is written first.
+    Raises InfeasibleBudgetError if the budget isn't met or less than `keep` of the teacher's quality is left; the
+    artifact is written first.
     """
     folder = out.with_name(f"{out.name}.new")
     shutil.rmtree(folder, ignore_errors=True)
@@ -51,6 +52,10 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
     write_report(folder, record)
     write_manifest(folder, record)
     replace_folder(folder, out)
+    if not record["certificate"]["met"]:
+        shares = {name: limit["used"] for name, limit in record["certificate"]["limits"].items()}
+        over = ", ".join(f"{name} takes {share:.1%} of it" for name, share in shares.items() if share > 1)
+        raise InfeasibleBudgetError(f"{job.budget} isn't met by the artifact: {over}; loosen it by as much.")
     kept = record["result"]["quality"]["retention"]
     if keep is not None and kept < keep:
         raise InfeasibleBudgetError(

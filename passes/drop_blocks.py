@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from chipfit.errors import UserError
-from chipfit.ir.apply import apply
+from chipfit.ir.apply import drop
 from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
+from chipfit.ir.shapes import replacements
 from chipfit.passes.base import Context, Pass, PassResult, PostconditionError, PreconditionError
 
 
@@ -39,12 +40,15 @@ class DropBlocks(Pass):
             raise PreconditionError(f"the model has no block {name}; its blocks are listed by chipfit explain.")
 
     def run(self, graph: Graph, context: Context) -> PassResult:
-        chosen, widths = context.configuration.dropped, context.configuration.widths
+        """The search's blocks are the teacher's: in a graph that was cut since they may go by other names."""
+        chosen, of = context.configuration.dropped, context.teacher
         if self.last:
-            chosen = frozenset(_layers(graph)[-self.last :])
-        there = chosen & set(find_blocks(graph))
-        result = apply(graph, Configuration(dropped=there)) if there else graph
-        return PassResult(result, bool(there), Configuration(widths, chosen))
+            chosen, of = frozenset(_layers(graph)[-self.last :]), graph
+        left = drop(graph, replacements(of, Configuration(dropped=chosen)))
+        removed = Configuration(context.configuration.widths, chosen)
+        if len(left.forward.nodes) == len(graph.forward.nodes):
+            return PassResult(graph, False, removed)
+        return PassResult(replace(left, state={name: graph.state[name] for name in left.parameters}), True, removed)
 
     def ensures(self, before: Graph, after: Graph, context: Context) -> None:
         if [value.type for value in before.forward.outputs] != [value.type for value in after.forward.outputs]:

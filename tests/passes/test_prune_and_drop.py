@@ -11,7 +11,7 @@ from zoo import ZOO, at_batch, outputs_of
 
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
-from chipfit.ir.apply import mask
+from chipfit.ir.apply import apply, mask
 from chipfit.ir.axes import analyse
 from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
@@ -61,6 +61,20 @@ def test_dropping_equals_masking_in_either_order(name: str) -> None:
         result = Pipeline(passes).run(graph, Context(graph, wanted))
         assert len(result.graph.forward.nodes) < len(graph.forward.nodes)
         assert_same(result.graph, mask(graph, wanted), inputs)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
+def test_blocks_of_a_layer_that_was_cut_alone_are_dropped(name: str) -> None:
+    """A layer that isn't like the others any more is no layer, and its blocks go by other names."""
+    graph, _ = imported(name)
+    widths = halves(graph).widths
+    for block in find_blocks(graph):
+        cut = {axis: kept for axis, kept in widths.items() if axis.startswith(block.rpartition(".")[0])}
+        wanted = Configuration(cut, frozenset({block}))
+        result = Pipeline((PruneAxes(), DropBlocks())).run(graph, Context(graph, wanted)).graph
+        assert {k: t.shape for k, t in result.state.items()} == {
+            k: t.shape for k, t in apply(graph, wanted).state.items()
+        }
 
 
 def test_nothing_to_do_is_not_modified() -> None:
