@@ -37,8 +37,8 @@ def test_no_width_is_narrower_than_what_was_measured():
 def test_chips_take_their_widths_from_the_same_curve():
     curves = Curves({"a": Curve(tuple(range(200))[::-1], {200: 0.0, 150: 0.01, 100: 0.04, 50: 3000.0})}, {"b": 0.1})
     by_chip = {step: curves.offered(step) for step in (1, 16)}
-    assert [len(level.kept) for level in by_chip[1].levels["a"]] == [200, 175, 150, 125, 100]
-    assert [len(level.kept) for level in by_chip[16].levels["a"]] == [200, 176, 144, 128, 96]
+    assert [len(level.kept) for level in by_chip[1].levels["a"]] == [200, 175, 150, 125, 100, 75, 50]
+    assert [len(level.kept) for level in by_chip[16].levels["a"]] == [200, 176, 144, 128, 96, 80, 64]
     assert by_chip[16].levels["a"][1].kept == tuple(range(24, 200))
     assert by_chip[1].levels["a"][2].loss == 0.01
     assert 0.01 < by_chip[16].levels["a"][2].loss < by_chip[1].levels["a"][3].loss
