@@ -6,7 +6,7 @@ every load a hit in the first-level cache: what it can tell is whether the cost 
 
 import random
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,7 @@ from pruned import cut, named, random_configuration, whole
 from scipy.stats import spearmanr
 
 from chipfit.calibration import kernel_amounts
-from chipfit.codegen.inner_loops import MCA, assembly, mca_cycles, product_loops
+from chipfit.codegen.inner_loops import MCA, Loop, assembly, mca_cycles, product_loops
 from chipfit.codegen.library import fixed_values, tvm_target
 from chipfit.codegen.lower import lower
 from chipfit.codegen.program import Call, Generated
@@ -50,30 +50,34 @@ def rows(source: str, target: Target) -> Iterator[Row]:
         graph = cut(source, random_configuration(whole(source)[0], seed))
         program = lower(graph, target.cpu, fixed_values(graph))
         calls = [call for call in program.calls if is_product(call)]
+        needs, done = kernel_amounts(graph, target), multiply_adds(graph)
         for call in random.Random(seed).sample(calls, min(KERNELS, len(calls))):
-            yield from row(source, graph, call, target)
+            amounts = needs.get(call.name, {})
+            cycles = sum(amount for term, amount in amounts.items() if term in ("matmul_cycle_time", "conv_cycle_time"))
+            loops = loops_of(call, target)
+            if loops and cycles:
+                turns = done[call.name] / (loops[0].multiply_adds * call.kernel.tile.lanes)
+                scheduled = turns * mca_cycles(loops[0], target.profile.triple, MODEL)
+                yield Row(named(source), kind_of(call), cycles, scheduled)
 
 
 def is_product(call: Call) -> bool:
     return isinstance(call.kernel, Generated) and isinstance(call.kernel.spec, MatmulSpec | ConvSpec)
 
 
-def row(source: str, graph: Graph, call: Call, target: Target) -> Iterator[Row]:
-    assert isinstance(call.kernel, Generated)
+def kind_of(call: Call) -> str:
+    return type(call.kernel.spec).__name__.removesuffix("Spec").lower()
+
+
+def loops_of(call: Call, target: Target) -> tuple[Loop, ...]:
     shapes = tuple(tensor.shape for tensor in (*call.arguments, *call.results))
-    loops = product_loops(assembly(call.kernel, shapes, tvm_target(target)))
-    needs = kernel_amounts(graph, target).get(call.name, {})
-    cycles = sum(amount for term, amount in needs.items() if term in ("matmul_cycle_time", "conv_cycle_time"))
-    if not loops or not cycles:
-        return
-    turn = loops[0].multiply_adds * call.kernel.tile.lanes
-    scheduled = multiply_adds(graph, call.name) / turn * mca_cycles(loops[0], target.profile.triple, MODEL)
-    yield Row(named(source), type(call.kernel.spec).__name__.removesuffix("Spec").lower(), cycles, scheduled)
+    return product_loops(assembly(call.kernel, shapes, tvm_target(target)))
 
 
-def multiply_adds(graph: Graph, name: str) -> float:
+def multiply_adds(graph: Graph) -> Mapping[str, float]:
+    """Of each kernel."""
     shapes = what_if(graph, Configuration())
-    return next(work(kernel, shapes).flops for kernel in kernels(graph.forward) if kernel.name == name) / 2
+    return {kernel.name: work(kernel, shapes).flops / 2 for kernel in kernels(graph.forward)}
 
 
 def agreement(found: Sequence[Row]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from chipfit.errors import UserError
@@ -45,10 +45,7 @@ class DropBlocks(Pass):
         if self.last:
             chosen, of = frozenset(_layers(graph)[-self.last :]), graph
         left = drop(graph, replacements(of, Configuration(dropped=chosen)))
-        removed = Configuration(context.configuration.widths, chosen)
-        if len(left.forward.nodes) == len(graph.forward.nodes):
-            return PassResult(graph, False, removed)
-        return PassResult(replace(left, state={name: graph.state[name] for name in left.parameters}), True, removed)
+        return PassResult(left, left is not graph, Configuration(context.configuration.widths, chosen))
 
     def ensures(self, before: Graph, after: Graph, context: Context) -> None:
         if [value.type for value in before.forward.outputs] != [value.type for value in after.forward.outputs]:

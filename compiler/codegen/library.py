@@ -30,7 +30,7 @@ from chipfit.targets.registry import Target
 
 SCHEMA = 1
 NO_EFFORT = Effort()
-SAME_NUMBERS = VIEWS | {"to", "_to_copy", "clone", "contiguous"}
+SAME_NUMBERS = VIEWS | {"to", "_to_copy", "clone", "contiguous"}  # kinds of nodes that change no element
 
 
 def compile_graph(
@@ -144,8 +144,7 @@ def table_rows(point: EntryPoint) -> dict[str, int]:
 
     Code that looks rows up trusts their numbers: one that is none would read memory that isn't the table's.
     """
-    producers = {value.name: node for node in point.nodes for value in node.outputs}
-    found: dict[str, int] = {}
+    producers, found = point.producers, dict[str, int]()
     for node in point.nodes:
         if node.kind != "embedding":
             continue

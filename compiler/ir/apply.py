@@ -72,14 +72,19 @@ def masked(entry: EntryPoint, resize: Resize, replaced: Mapping[str, str]) -> En
 
 
 def drop(graph: Graph, replaced: Mapping[str, str]) -> Graph:
-    """Each value of `replaced` gives way to its stand-in; nodes and parameters that nothing needs then go."""
-    if not replaced:
+    """Each value of `replaced` gives way to its stand-in; nodes and parameters that nothing needs then go.
+
+    Values that the graph doesn't have are passed over; where it has none of them it comes back as it is.
+    """
+    if all(entry.producers.keys().isdisjoint(replaced) for entry in graph.entries.values()):
         return graph
     entries = {name: without(entry, replaced) for name, entry in graph.entries.items()}
     read = {value.name for entry in entries.values() for node in entry.nodes for value in node.inputs}
     read |= {value.name for entry in entries.values() for value in entry.outputs}
     parameters = {name: parameter for name, parameter in graph.parameters.items() if name in read}
-    return replace(graph, entries=entries, parameters=parameters)
+    return replace(
+        graph, entries=entries, parameters=parameters, state={name: graph.state[name] for name in parameters}
+    )
 
 
 def without(entry: EntryPoint, replaced: Mapping[str, str]) -> EntryPoint:

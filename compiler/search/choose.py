@@ -18,6 +18,7 @@ from chipfit.search.budget import Budget, Limit
 from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Strategy, UnreachableError
 from chipfit.search.strategies.knapsack import solve_within
+from chipfit.targets.cost import Cost
 
 ATTEMPTS = 6
 STEEPEST = 2.0  # by which factor that line may be steeper or flatter than measured over predicted, or aim lower at once
@@ -57,9 +58,8 @@ class Goal:
     scales: Mapping[str, float]
 
     @staticmethod
-    def of(budget: Budget, baseline: Mapping[str, float], landscape: Landscape, measured: bool) -> Goal:
-        """`measured`: the baseline's latency is, so that what the model gets wrong on it can be taken out."""
-        cost = landscape.cost(Configuration())
+    def of(budget: Budget, baseline: Mapping[str, float], cost: Cost, measured: bool) -> Goal:
+        """`cost` is the model's of the baseline; what it gets wrong there is taken out where latency is `measured`."""
         ratio = baseline["latency"] / cost.latency_ms if measured else 1.0
         unseen = baseline["memory"] / cost.peak_memory_bytes  # images have halos and padding besides
         scales = {"latency": ratio / AIM, "memory": unseen}
@@ -78,9 +78,9 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory`, `size`
     (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
-    landscape = strategy.task.landscape
-    goal = Goal.of(budget, baseline, landscape, measure is not None)
-    whole, ratio = landscape.cost(Configuration()).latency_ms, goal.scales["latency"] * AIM
+    cost = strategy.task.landscape.cost(Configuration())
+    goal = Goal.of(budget, baseline, cost, measure is not None)
+    whole, ratio = cost.latency_ms, goal.scales["latency"] * AIM
     limit = budget.absolute(baseline).get("latency", math.inf)
     fitting = list[Choice]()
     for _ in range(ATTEMPTS):
@@ -111,7 +111,8 @@ def ensure_reachable(landscape: Landscape, budget: Budget, predicted: Mapping[st
     `predicted` is the baseline as the cost model has it. Milliseconds, unlike shares of the baseline, are predicted
     wrongly: a limit in them must be missed by the upper bound, and the nearest feasible latency is told by it too.
     """
-    goal, cost = Goal.of(budget, predicted, landscape, measured=False), landscape.cost(Configuration())
+    cost = landscape.cost(Configuration())
+    goal = Goal.of(budget, predicted, cost, measured=False)
     most = cost.interval_ms[1] / cost.latency_ms if cost.interval_ms else 1.0
     absolute = any(limit.quantity == "latency" and not limit.relative for limit in budget.limits)
     aim = goal.at(goal.limits["latency"] * most) if absolute else goal
