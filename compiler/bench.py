@@ -13,9 +13,9 @@ from torch import Tensor
 
 from chipfit.artifact import MANIFEST, Artifact
 from chipfit.codegen import Library
+from chipfit.codegen.arrays import Array
 from chipfit.codegen.check import probe
 from chipfit.codegen.library import compile_graph
-from chipfit.codegen.runtime import Array
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import load_source

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chipfit.codegen.runtime import Array
+from chipfit.codegen.arrays import Array
 from chipfit.errors import UserError
 
 Call = Callable[[], Sequence[Array]]  # runs on the given inputs; the outputs in the model's order

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from chipfit.artifact import Artifact
-from chipfit.codegen.runtime import Array, Library, Slot
+from chipfit.codegen.arrays import Array
+from chipfit.codegen.runtime import Library, Slot
 from chipfit.errors import UserError
 
 WEIGHTS = "weights.safetensors"  # as `chipfit.ir.store` names it, which imports torch

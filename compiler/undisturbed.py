@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from chipfit.codegen import Library, compile_graph
-from chipfit.codegen.runtime import Array
+from chipfit.codegen.arrays import Array
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.measure import milliseconds

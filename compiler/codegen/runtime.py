@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,17 +17,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file
 
-from chipfit.codegen.packing import pack
+from chipfit.codegen.arrays import ALIGNMENT, Array, aligned, placed, read_tensors, together
 from chipfit.errors import UserError
 
 LIBRARY, RECORD, CONSTANTS = "library.so", "library.json", "constants.safetensors"
 CPU, POOLED = 1, 2  # DLPack's kDLCPU, the VM's pooling allocator
-ALIGNMENT = 64  # bytes, as TVM's own allocations
 LARGE = 2**16  # bytes from which on handing over an input is quicker than copying it
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,7 @@ class Library:
         self._machine = module["vm_load_executable"]()
         self._machine["vm_initialization"](CPU, 0, POOLED)
         self._buffers = tuple(aligned(np.zeros(entry.shape, entry.dtype)) for entry in self.inputs)
-        self._weights = tuple(aligned(weight) for weight in weights)
+        self._weights = tuple(map(aligned, weights))
         self._copied = tuple(ffi().from_dlpack(buffer) for buffer in self._buffers)
         self._arena = tuple(placed(record))
         self._fixed = tuple(ffi().from_dlpack(array) for array in (*self._weights, *self._arena))
@@ -72,7 +67,7 @@ class Library:
         record = read_record(folder)
         given = weights if isinstance(weights, Mapping) else read_tensors(weights)
         constants = read_tensors(folder / CONSTANTS)
-        packed = [prepared(entry, given, constants) for entry in record["weights"]]
+        packed = together(record["weights"], given, constants)
         count = record["threads"] if threads is None else threads
         start_threads(count)
         if record["matrix_unit"]:
@@ -82,9 +77,9 @@ class Library:
     def __call__(self, *arrays: npt.ArrayLike) -> tuple[Array, ...]:
         """Raises UserError if the inputs differ in number or shape from those that the library was compiled for."""
         self.take(arrays)
-        results = self._run()
+        results = map(np.from_dlpack, self._run())
         pairs = zip(self.outputs, results, strict=True)
-        return tuple(np.from_dlpack(result).reshape(entry.shape) for entry, result in pairs)
+        return tuple(found if found.shape == entry.shape else found.reshape(entry.shape) for entry, found in pairs)
 
     def take(self, arrays: Sequence[npt.ArrayLike]) -> None:
         """Makes these the inputs of what runs next: large ones are read where they lie if they can be, the rest copied.
@@ -147,41 +142,12 @@ def checked(entry: Slot, array: Array) -> Array:
     return array
 
 
-def placed(record: Mapping[str, Any]) -> Iterator[Array]:
-    """The places, in one arena, of what a library computes on the way."""
-    arena = aligned(np.zeros(record["arena_bytes"], np.uint8))
-    for place in record["places"]:
-        dtype, start = np.dtype(place["dtype"]), place["offset"]
-        end = start + math.prod(place["shape"]) * dtype.itemsize
-        yield arena[start:end].view(dtype).reshape(place["shape"])
-
-
-def prepared(entry: Mapping[str, Any], weights: Mapping[str, Array], constants: Mapping[str, Array]) -> Array:
-    """One weight argument: found under its name, checked and packed."""
-    source, shape = entry["source"], tuple(entry["source_shape"])
-    tensor = constants.get(source, weights.get(source))
-    if tensor is None:
-        raise UserError(f"The weights have no tensor {source}; use the weights that this library was compiled with.")
-    if tensor.shape != shape or tensor.dtype.name != entry["dtype"]:
-        found = f"{tensor.dtype.name} {tensor.shape}"
-        raise UserError(f"Weight {source} is {found}, but the library was compiled for {entry['dtype']} {shape}.")
-    packing = entry["packing"]
-    return pack(packing["kind"], packing["params"], tensor) if packing else tensor
-
-
 def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no readable {RECORD} ({error}); compile the model again.") from error
     return record
-
-
-def read_tensors(path: Path) -> dict[str, Array]:
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises its own type, which it does not export
-        raise UserError(f"{path} is no readable safetensors file ({error}); write or compile it again.") from error
 
 
 def seen(array: Array) -> Any:
@@ -195,17 +161,6 @@ def seen(array: Array) -> Any:
         return ffi().from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=True)
     except RuntimeError:  # it has no type of its own for what isn't aligned or not contiguous
         return None
-
-
-def aligned(array: Array) -> Array:
-    """A C-contiguous copy that starts where vectors do, or the array itself if it already does."""
-    if array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % ALIGNMENT == 0:
-        return array
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    np.copyto(copy, array)
-    return copy
 
 
 @cache

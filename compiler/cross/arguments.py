@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from chipfit.codegen.runtime import ALIGNMENT, CONSTANTS, Array, prepared, read_record, read_tensors
+from chipfit.codegen.arrays import ALIGNMENT, Array, prepared, read_tensors
+from chipfit.codegen.runtime import CONSTANTS, read_record
 
 PLAN, DATA = "arguments.txt", "arguments.bin"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from chipfit.codegen.runtime import Array, read_record
+from chipfit.codegen.arrays import Array
+from chipfit.codegen.runtime import read_record
 from chipfit.cross.toolchain import RUNNER
 
 VARIABLE = "CHIPFIT_EMULATOR"  # a program that runs the program of another machine that its arguments are
