@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
-
 from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
 from chipfit.codegen.runtime import Library, read_record
 from chipfit.cross.compile import cross_compile
@@ -129,10 +127,7 @@ class Job:
             return
 
         def make(folder: Path) -> None:
-            counted = any(limit.quantity == "memory" and not limit.relative for limit in self.budget.limits)
-            memory = {"memory": self.peak_bytes(self.teacher)} if counted else {}
-            outline = self.study.outline(self.target)
-            ensure_reachable(outline, self.budget, {**self.predicted_baseline, **memory})
+            ensure_reachable(self.study.outline(self.target), self.budget, self.predicted_baseline)
             write_json(folder / "result.json", True)
 
         passes = [one.name for one in self.study.pipeline.passes]
@@ -169,12 +164,8 @@ class Job:
         return Pair(**self.stages.run("measure", keys, make).json())
 
     def peak_bytes(self, graph: Graph) -> int:
-        """What a call of the graph's library holds: weights, inputs, outputs and the arena that was planned."""
-        record = read_record(self.library(graph).folder / "library")
-        ends = (*record["inputs"], *record["outputs"])
-        held = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in ends)
-        cost = self.target.cost_model.cost(self.deployed(graph), batch=self.study.batch)
-        return int(cost.weight_bytes + held + record["arena_bytes"])
+        """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""
+        return int(read_record(self.library(graph).folder / "library")["memory_bytes"])
 
     def measured_mj(self, graph: Graph) -> float | None:
         """Energy of one call, None where the chip is not here or nothing counts."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
+from chipfit.ir.images import FEW_CHANNELS
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.profile import Profile
 from chipfit.targets.tiles import (
-    FEW_CHANNELS,
     HALF_BLOCK,
     QUAD,
     STORE_STEPS,

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from operator import itemgetter
 
-from chipfit.ir.apply import can_rebatch, drop
+import numpy as np
+
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph, Value
-from chipfit.ir.kernels import Kernel, Work, at, kernels, work
+from chipfit.ir.kernels import Kernel, Work, at, planned, work
 from chipfit.ir.memo import per_graph
-from chipfit.ir.shapes import Shapes, replacements, what_if
 from chipfit.targets.energy import EnergyTable
 from chipfit.targets.kernel_model import Interval, KernelModel
-from chipfit.targets.memory import (
-    Buffers,
-    buffers,
-    bytes_of,
-    lifetimes,
-    parameters_by_axes,
-    weight_bytes,
-    whole_lifetimes,
-)
+from chipfit.targets.memory import Buffers, input_bytes, input_shape, lifetimes
+from chipfit.targets.question import Key, Question, key_of
+from chipfit.targets.weights import kept_bytes, layout, weight_bytes
 
-BATCH = ""  # stands for the batch among the names of axes
-Sizes = Mapping[str, int | None]  # of the batch and of axes, None where they are as in the graph
-Key = Callable[[Sizes], Hashable]  # the sizes that something depends on
 MULTIPLYING = ("matmul", "attention", "conv", "depthwise")  # kinds of kernels around one node
 
 
@@ -51,12 +40,16 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A kernel, its work, and its cost with weights in the caches and with weights from memory."""
+    """A kernel and its cost with weights in the caches and with weights from memory.
+
+    `stored` are the bytes of its output, dense and as an image; `packed` those of the weight that it has for itself.
+    """
 
     kernel: Kernel
-    work: Work
     warm: LayerCost
     cold: LayerCost
+    stored: tuple[int, int]
+    packed: int
 
 
 @dataclass(frozen=True)
@@ -74,32 +67,6 @@ class Cost:
     energy_mj: float | None
     status: str
     layers: tuple[LayerCost, ...]
-
-
-@dataclass(frozen=True)
-class Question:
-    """A configuration of a graph at a batch, None for the batch of its trace. Shapes are found once they are needed."""
-
-    graph: Graph
-    configuration: Configuration
-    batch: int | None
-
-    @staticmethod
-    def of(graph: Graph, configuration: Configuration | None, batch: int) -> Question:
-        """Raises ValueError for a configuration that is none of this graph's."""
-        configuration = configuration or Configuration()
-        analyse(graph).kept_atoms(configuration)
-        return Question(graph, configuration, batch if can_rebatch(graph) else None)
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        return what_if(self.graph, self.configuration, self.batch)
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        """Axis -> its size where it is narrowed, else None."""
-        narrowed = {axis: len(kept) for axis, kept in self.configuration.widths.items()}
-        return {BATCH: self.batch, **dict.fromkeys(analyse(self.graph).axes), **narrowed}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,46 +98,67 @@ class CostModel:
         """
         asked = Question.of(graph, configuration, batch)
         plan = self._planned(asked)
-        held, weights = _buffers(asked, plan), _weights(asked)
+        held, weights = self._buffers(asked, plan), weight_bytes(asked)
         cold = self.cold_share(weights)
         layers = tuple([mixed(one.warm, one.cold, cold) for one in plan])
-        inputs = int(held.bytes[: len(graph.forward.inputs)].sum())
+        inputs = sum(input_bytes(value, asked.batch) for value in graph.forward.inputs)
         latency = math.fsum([layer.latency_ms for layer in layers]) + self.model.call_ms(inputs)
         energy = math.fsum([layer.energy_mj or 0.0 for layer in layers]) if self.energy else None
-        memory = weights + held.peak
+        memory = kept_bytes(asked, self.model.storage) + sum([one.packed for one in plan]) + held.peak
         return Cost(latency, self.model.interval(latency), memory, weights, energy, self.status, layers)
 
     def buffers(self, graph: Graph, configuration: Configuration, batch: int = 1) -> Buffers:
         """What inputs and kernel outputs hold, and for how long."""
         asked = Question.of(graph, configuration, batch)
-        return _buffers(asked, self._planned(asked))
+        return self._buffers(asked, self._planned(asked))
 
     def _planned(self, asked: Question) -> list[Planned]:
         """The kernels left. A search asks about thousands of configurations: what a kernel costs at some sizes of its
         axes is looked up from the second time on."""
-        if asked.configuration.dropped:  # what is left may fuse otherwise
-            rest = drop(asked.graph, replacements(asked.graph, asked.configuration)).forward
-            return [self._layer(kernel, asked.shapes) for kernel in kernels(rest)]
+        if asked.configuration.dropped:
+            return [self._layer(asked, kernel) for kernel in planned(asked.rest)]
         plan = kernel_axes(asked.graph)
         tables = _known(asked.graph).setdefault(self, [{} for _ in plan])
         found = []
-        for (kernel, key_of), table in zip(plan, tables, strict=True):
-            key = key_of(asked.sizes)
-            if key not in table:
-                table[key] = self._layer(kernel, asked.shapes)
-            found.append(table[key])
+        for (kernel, key), table in zip(plan, tables, strict=True):
+            sizes = key(asked.sizes)
+            if sizes not in table:
+                table[sizes] = self._layer(asked, kernel)
+            found.append(table[sizes])
         return found
 
-    def _layer(self, kernel: Kernel, shapes: Shapes) -> Planned:
-        kernel = at(kernel, shapes)
-        amount = work(kernel, shapes)
-        total, limit = taken(self.model, kernel, amount)
-        energy = self.energy.kernel_mj(kernel, amount, self.model.traffic(kernel, amount)) if self.energy else None
-        warm = LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit, energy)
-        if self.model.cold is None:
-            return Planned(kernel, amount, warm, warm)
-        total, limit = taken(self.model.cold.model, kernel, amount)
-        return Planned(kernel, amount, warm, replace(warm, latency_ms=total, limit=limit))
+    def _layer(self, asked: Question, kernel: Kernel) -> Planned:
+        kernel, model = at(kernel, asked.shapes), self.model
+        amount = work(kernel, asked.shapes)
+        total, limit = taken(model, kernel, amount)
+        energy = self.energy.kernel_mj(kernel, amount, model.traffic(kernel, amount)) if self.energy else None
+        warm = cold = LayerCost(kernel.name, core(kernel), kernel.anchor.module, kernel.kind, total, limit, energy)
+        if model.cold:
+            total, limit = taken(model.cold.model, kernel, amount)
+            cold = replace(warm, latency_ms=total, limit=limit)
+        return Planned(kernel, warm, cold, *self.stored_bytes(asked.rest, kernel, amount))
+
+    def stored_bytes(self, graph: Graph, kernel: Kernel, work: Work) -> tuple[tuple[int, int], int]:
+        """Bytes of what a kernel writes, dense and as an image, and of the weight that is packed for it."""
+        storage = self.model.storage
+        if storage is None:
+            return (work.bytes_written, 0), 0
+        known = layout(graph, storage.lanes)
+        return storage.output_bytes(kernel, work, known), storage.packed_bytes(kernel, work, known)
+
+    def _buffers(self, asked: Question, plan: Sequence[Planned]) -> Buffers:
+        known = lifetimes(asked.rest)[self.model.storage is not None]
+        stored = [self.input_bytes(asked.rest, value, asked.batch) for value in asked.rest.forward.inputs]
+        stored += [one.stored for one in plan]
+        return Buffers(np.array(stored, np.int64).ravel()[known.places], known)
+
+    def input_bytes(self, graph: Graph, value: Value, batch: int | None) -> tuple[int, int]:
+        """Of an input, dense and as an image; an image of the same bytes is no copy."""
+        shape, dense = input_shape(value, batch), input_bytes(value, batch)
+        if self.model.storage is None:
+            return dense, 0
+        image = self.model.storage.image_bytes(value.name, shape, layout(graph, self.model.storage.lanes))
+        return dense, image if image > dense else 0
 
 
 def taken(model: KernelModel, kernel: Kernel, amount: Work) -> tuple[float, str]:
@@ -191,7 +179,7 @@ def mixed(warm: LayerCost, cold: LayerCost, share: float) -> LayerCost:
 @per_graph
 def full_plan(graph: Graph) -> tuple[tuple[Kernel, tuple[str, ...]], ...]:
     """The kernels of the whole graph, each with the values whose shapes its work depends on."""
-    return tuple((kernel, _values(kernel)) for kernel in kernels(graph.forward))
+    return tuple((kernel, _values(kernel)) for kernel in planned(graph))
 
 
 def core(kernel: Kernel) -> str:
@@ -210,35 +198,10 @@ def kernel_axes(graph: Graph) -> tuple[tuple[Kernel, Key], ...]:
     analysis = analyse(graph)
     plan = full_plan(graph)
     axes = [set[str]().union(*map(analysis.axes_of, values)) for _, values in plan]
-    return tuple((kernel, itemgetter(BATCH, *found)) for (kernel, _), found in zip(plan, axes, strict=True))
+    return tuple((kernel, key_of(tuple(found))) for (kernel, _), found in zip(plan, axes, strict=True))
 
 
 @per_graph
 def _known(graph: Graph) -> dict[CostModel, list[dict[Hashable, Planned]]]:
     """For each kernel what it costs at sizes that were asked about before."""
     return {}
-
-
-@per_graph
-def _weights_known(graph: Graph) -> list[tuple[Key, tuple[Value, ...], dict[Hashable, int]]]:
-    """For the parameters with the same axes their bytes at sizes that were asked about before."""
-    return [(itemgetter(BATCH, *axes), values, {}) for axes, values in parameters_by_axes(graph).items()]
-
-
-def _buffers(asked: Question, plan: Sequence[Planned]) -> Buffers:
-    entry = asked.graph.forward
-    known = lifetimes(entry, [one.kernel for one in plan]) if asked.configuration.dropped else None
-    work = [one.work for one in plan]
-    return buffers(entry, asked.batch, work, known or whole_lifetimes(asked.graph))
-
-
-def _weights(asked: Question) -> int:
-    if asked.configuration.dropped:
-        return weight_bytes(asked.graph, asked.shapes, asked.shapes.alive)
-    total = 0
-    for key_of, values, table in _weights_known(asked.graph):
-        key = key_of(asked.sizes)
-        if key not in table:
-            table[key] = sum(bytes_of(value, asked.shapes) for value in values)
-        total += table[key]
-    return total

@@ -19,6 +19,7 @@ from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
 from chipfit.targets.kernel_model import Cold
 from chipfit.targets.products import products
 from chipfit.targets.profile import Profile
+from chipfit.targets.storage import Storage
 from chipfit.targets.tiles import candidates, lanes
 
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
@@ -80,6 +81,10 @@ class CpuModel:
         if not is_calibrated(self.profile) or CACHED not in self.profile.figures:
             return None
         return Cold(replace(self, from_memory=True), self.profile.si(CACHED))
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self._shape)
 
     def call_ms(self, input_bytes: int) -> float:
         return 1e3 * (self._seconds(CALL) + input_bytes * self._seconds(INPUT))

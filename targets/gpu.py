@@ -83,6 +83,7 @@ class GpuModel:
     status: str = "uncalibrated"
     granularity: int = ALIGNED // 2  # of fp16, what a tensor core's factors are padded to
     cold: None = None
+    storage: None = None
 
     @cached_property
     def gpu(self) -> Gpu:

@@ -11,6 +11,7 @@ from scipy.special import lambertw
 
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.energy import Traffic
+from chipfit.targets.storage import Storage
 
 Interval = tuple[float, float]
 
@@ -24,6 +25,10 @@ class KernelModel(Protocol):
     @property
     def granularity(self) -> int:
         """What widths are worth being multiples of on this chip."""
+
+    @property
+    def storage(self) -> Storage | None:
+        """How codegen lays out weights and images; None where all is taken to lie as PyTorch has it."""
 
     @property
     def cold(self) -> Cold | None:

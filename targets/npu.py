@@ -96,6 +96,7 @@ class NpuModel:
     status: str = "uncalibrated"
     granularity: int = BLOCK
     cold: None = None
+    storage: None = None
 
     @cached_property
     def npu(self) -> Npu:

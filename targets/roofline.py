@@ -21,6 +21,7 @@ class Roofline:
     status: str = "uncalibrated"
     granularity: int = 1
     cold: None = None
+    storage: None = None
 
     def call_ms(self, input_bytes: int) -> float:
         return 0.0

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from chipfit.ir.images import FEW_CHANNELS
+
 Order = Literal["columns", "rows"]
 Unit = Literal["vector", "amx", "vnni", "sdot", "half"]
 
@@ -77,7 +79,6 @@ class Tile:
 TRIES = 6  # tiles of a kernel that are worth timing, where there is time to
 HALF_BLOCK = 32  # products whose sum is kept in float16
 QUAD = 4  # numbers of int8 in a lane, which a dot product takes at once
-FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
 _LATENCY = 4  # cycles until a multiply-add's result can be added to again
 _MAX_VECTORS = 8

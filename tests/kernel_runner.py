@@ -12,7 +12,8 @@ from tvm.target.codegen import llvm_get_system_cpu
 
 from chipfit.codegen.images import build_pack_image, build_unpack_image
 from chipfit.codegen.packing import pack
-from chipfit.codegen.spec import Image, KernelSpec, PackImageSpec, Shape, UnpackImageSpec
+from chipfit.codegen.spec import KernelSpec, PackImageSpec, UnpackImageSpec
+from chipfit.ir.images import Image, Shape
 from chipfit.targets.tiles import Tile
 
 LANES = 8  # AVX2 and wider, or pairs of NEON registers

@@ -16,7 +16,9 @@ from tvm.tirx.script import builder as T
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.rounding import RoundedRows
-from chipfit.codegen.spec import AMX_DEPTH, AMX_PANEL, ROW_STEP, MatmulSpec, Shape, round_up
+from chipfit.codegen.spec import MatmulSpec
+from chipfit.ir.images import Shape
+from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, ROW_STEP, round_up
 from chipfit.targets.tiles import Tile
 
 SIDE = 16  # rows of a tile, and columns of one of sums

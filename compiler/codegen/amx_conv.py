@@ -20,7 +20,9 @@ from chipfit.codegen.epilogue import Finish, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Output
-from chipfit.codegen.spec import AMX_DEPTH, AMX_PANEL, ConvSpec, Shape, round_up
+from chipfit.codegen.spec import ConvSpec
+from chipfit.ir.images import Shape
+from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, round_up
 from chipfit.targets.tiles import Tile
 
 BLOCK = 2 * SIDE  # outputs of one square of sums

@@ -12,8 +12,10 @@ from chipfit.codegen.epilogue import Finish, Layout, dense_layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
 from chipfit.codegen.rows import Row, Value, softmax_row
-from chipfit.codegen.spec import AttentionSpec, Epilogue, Shape, round_up
+from chipfit.codegen.spec import AttentionSpec, Epilogue
 from chipfit.codegen.transpose import Matrix, transpose_matrix
+from chipfit.ir.images import Shape
+from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import Tile
 
 

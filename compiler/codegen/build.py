@@ -37,13 +37,13 @@ from chipfit.codegen.spec import (
     PointwiseSpec,
     PoolSpec,
     RoundSpec,
-    Shape,
     SoftmaxSpec,
     UnpackImageSpec,
     WinogradSpec,
 )
 from chipfit.codegen.stock import normalised, relax_function
 from chipfit.codegen.winograd import build_winograd
+from chipfit.ir.images import Shape
 
 Link = Callable[..., None]  # (output, objects)
 # TVM's way from calls with memory to its virtual machine, as its own pipeline has it.

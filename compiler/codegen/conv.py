@@ -12,7 +12,9 @@ from chipfit.codegen.epilogue import Finish, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
-from chipfit.codegen.spec import ConvSpec, DepthwiseSpec, Shape, round_up
+from chipfit.codegen.spec import ConvSpec, DepthwiseSpec
+from chipfit.ir.images import Shape
+from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import Tile, pixel_block
 
 

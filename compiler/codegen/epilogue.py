@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from chipfit.codegen.kernel import Buffer, Expr, Simd
-from chipfit.codegen.spec import Epilogue, Image, Operand, Result, Shape, Step, StepArg
+from chipfit.codegen.spec import Epilogue, Operand, Result, Step, StepArg
 from chipfit.codegen.vector import HEAVY, POINTWISE
+from chipfit.ir.images import Image, Shape
 
 
 @dataclass(frozen=True)

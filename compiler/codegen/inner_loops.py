@@ -16,8 +16,8 @@ import tvm
 
 from chipfit.codegen.build import builder
 from chipfit.codegen.program import Generated
-from chipfit.codegen.spec import Shape
 from chipfit.errors import UserError
+from chipfit.ir.images import Shape
 
 MCA = "llvm-mca"
 ITERATIONS = 200

@@ -14,7 +14,8 @@ from tvm.tirx import PrimFunc, Select
 from tvm.tirx import op as tirx_op
 from tvm.tirx.script import builder as T
 
-from chipfit.codegen.spec import Argument, Shape
+from chipfit.codegen.spec import Argument
+from chipfit.ir.images import Shape
 
 Expr = Any  # a TVM expression or a Python number; TVM's operators accept both and carry no types
 Buffer = Any

@@ -119,11 +119,13 @@ def write_record(
     program: Program, graph: Graph, constants: Mapping[str, Tensor], target: Target, plan: Plan, path: Path
 ) -> None:
     point, rows = graph.forward, table_rows(graph.forward)
+    held = (*program.inputs, *program.outputs, *(weight.tensor for weight in program.weights))
     record = {
         "schema": SCHEMA,
         "target": target.name,
         "threads": target.cpu.threads,
         "arena_bytes": plan.size,
+        "memory_bytes": plan.size + sum(tensor.nbytes for tensor in held),
         "places": [asdict(place) for place in plan.places],
         "matrix_unit": any(isinstance(c.kernel, Generated) and c.kernel.tile.unit == "amx" for c in program.calls),
         "inputs": [

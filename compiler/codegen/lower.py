@@ -16,10 +16,11 @@ import torch
 
 from chipfit.codegen import lower_attention, lower_images, lower_matmuls, lower_rows
 from chipfit.codegen.program import Call, Choose, Generated, Program, Stock, Tensor, Weight, first
-from chipfit.codegen.spec import Argument, Image, KernelSpec, PackImageSpec, Shape, UnpackImageSpec
+from chipfit.codegen.spec import Argument, KernelSpec, PackImageSpec, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, masks, outside
 from chipfit.ir.graph import Graph, Node, TensorType, Value
+from chipfit.ir.images import NO_HALO, Image, Shape, halos, planar_values
 from chipfit.ir.stored import stored_weight
 from chipfit.targets.tiles import CpuShape, Tile, lanes
 
@@ -60,8 +61,8 @@ class Lowering:
         self.choose = choose
         self.constants = dict(constants)
         self.plan = kernels(self.entry)
-        self.halos = lower_images.halos(self.plan)
-        self.planar = lower_images.planar_values(self.plan, self.lanes)
+        self.halos = halos(self.plan)
+        self.planar = planar_values(self.plan, self.lanes)
         self.inputs = tuple(tensor_of(value) for value in self.entry.inputs)
         self.tensors = {tensor.name: tensor for tensor in self.inputs}
         self.images: dict[str, tuple[Tensor, Image]] = {}
@@ -194,7 +195,7 @@ class Lowering:
         return self.constants[value.name] if value.name in self.constants else self.graph.state[value.name]
 
     def halo(self, value: Value) -> tuple[int, int, int, int]:
-        return self.halos.get(value.name, (0, 0, 0, 0))
+        return self.halos.get(value.name, NO_HALO)
 
     def stock(self, nodes: tuple[Node, ...], outputs: tuple[Value, ...]) -> None:
         """Leaves nodes to TVM's own lowering."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from chipfit.codegen.lower_matmuls import matrices
 from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import AttentionSpec, View, dense
-from chipfit.codegen.steps import bound
 from chipfit.codegen.views import Unsupported, strided
 from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Value
+from chipfit.ir.ops.signature import arguments
 from chipfit.targets.tiles import attention_tile
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def lower(low: Lowering, kernel: Kernel) -> None:
     """Raises Unsupported."""
     anchor = kernel.anchor
     query, key, value = anchor.inputs[:3]
-    given = bound(anchor)
+    given = arguments(anchor)
     mask, scale = given["attn_mask"], given["scale"]
     if given["dropout_p"] or (mask is not None and not isinstance(mask, Value)) or len(query.shape) != 4:
         raise Unsupported("attention with dropout, or of other than four dimensions")

@@ -10,11 +10,13 @@ import torch
 
 from chipfit.codegen import lower_images
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, RoundSpec, Shape, SoftmaxSpec
-from chipfit.codegen.steps import Steps, bound
+from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, RoundSpec, SoftmaxSpec
+from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported, collapse, strided
 from chipfit.ir.fusion import STRIDED, Kernel, is_factor, rounds_rows
 from chipfit.ir.graph import Node, Value
+from chipfit.ir.images import Shape, pools_globally, reads_images
+from chipfit.ir.ops.signature import arguments
 from chipfit.targets.tiles import int8_unit
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def lower_reduce(low: Lowering, kernel: Kernel) -> None:
     node = kernel.anchor
-    if lower_images.pools_globally(node) and len(kernel.nodes) == 1:
+    if pools_globally(node) and len(kernel.nodes) == 1:
         lower_images.lower_global_pool(low, kernel, "avg" if node.kind == "mean" else "max")
     elif node.kind in ("softmax", "log_softmax"):
         lower_softmax(low, kernel)
@@ -48,7 +50,7 @@ def lower_softmax(low: Lowering, kernel: Kernel) -> None:
 
 def lower_layer_norm(low: Lowering, kernel: Kernel) -> None:
     node = kernel.anchor
-    given = bound(node)
+    given = arguments(node)
     source, axes, weight, bias = node.inputs[0], given["normalized_shape"], given["weight"], given["bias"]
     eps = float(given["eps"])  # type: ignore[arg-type]
     if not isinstance(axes, tuple) or len(axes) != 1 or (bias is not None and weight is None):
@@ -117,7 +119,7 @@ def row_operand(value: Value, logical: Shape) -> Operand:
 
 
 def lower_pointwise(low: Lowering, kernel: Kernel) -> None:
-    if lower_images.reads_image(low, kernel):
+    if reads_images(kernel, low.images.__contains__):
         lower_images.lower_pointwise(low, kernel)
         return
     views = leading_views(kernel)

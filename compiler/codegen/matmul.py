@@ -14,8 +14,10 @@ from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, s
 from chipfit.codegen.nibbles import Nibbles
 from chipfit.codegen.register import Multiply, Output, RegisterTile
 from chipfit.codegen.rounding import RoundedRows
-from chipfit.codegen.spec import MatmulSpec, Shape, View, dense, round_up
+from chipfit.codegen.spec import MatmulSpec, View, dense
 from chipfit.codegen.transpose import Matrix, transpose_matrix
+from chipfit.ir.images import Shape
+from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import Tile
 
 Columns = Callable[[Expr], list[Expr]]  # reduction index -> the vectors of B there

@@ -10,8 +10,8 @@ from tvm.tirx.script import builder as T
 from chipfit.codegen.epilogue import Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd
 from chipfit.codegen.register import Multiply
-from chipfit.codegen.spec import WORD, round_up
 from chipfit.ir.stored import GROUP, ZERO, groups
+from chipfit.targets.packed import WORD, round_up
 
 AVX512_LANES = 16  # vectors of so many float32 are AVX-512's
 BITS = 4

@@ -12,7 +12,8 @@ from tvm.tirx import PrimFunc
 from chipfit.codegen.epilogue import Finish, dense_layout, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function, jobs, pieces, split
-from chipfit.codegen.spec import Epilogue, Image, Operand, PointwiseSpec, Shape
+from chipfit.codegen.spec import Epilogue, Operand, PointwiseSpec
+from chipfit.ir.images import Image, Shape
 from chipfit.targets.tiles import Tile
 
 _CHUNK = 4096  # elements of a flat tensor in one parallel job: 16 kB, well inside a first-level cache

@@ -11,7 +11,8 @@ from tvm.tirx.script import builder as T
 from chipfit.codegen.epilogue import Finish, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function, jobs
-from chipfit.codegen.spec import GlobalPoolSpec, PoolSpec, Shape
+from chipfit.codegen.spec import GlobalPoolSpec, PoolSpec
+from chipfit.ir.images import Shape
 from chipfit.targets.tiles import Tile
 
 _LOWEST = -3.4028234663852886e38

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chipfit.codegen.spec import KernelSpec, Packing, Shape
+import numpy as np
+
+from chipfit.codegen.spec import KernelSpec, Packing
 from chipfit.ir.graph import Node, Value
+from chipfit.ir.images import Shape
 from chipfit.targets.tiles import Tile
 
 # Picks one of a kernel's tiles, of which analysis ranks the best first.
@@ -33,6 +37,10 @@ class Tensor:
     name: str
     shape: Shape
     dtype: str = "float32"
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,60 +8,23 @@ numbers are float32, but for weights in few bits and rows rounded to int8.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from chipfit.ir.stored import GROUP, Format, groups
-from chipfit.targets.tiles import QUAD, Tile
-
-Shape = tuple[int, ...]
-WORD = 8  # int4 in an int32
-ROW_STEP, ROW_BLOCK = 64, 16  # int8 and rows that rounded rows are filled up to: what a tile of AMX takes
-AMX_PANEL, AMX_DEPTH = 32, 32  # columns of a panel of bfloat16 pairs, and rows that one step along k takes
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A batch of images. Physically (batch, top + height + bottom, left + width + right, stored channels).
-
-    The halo holds zeros, which its producer writes. Stored channels are `channels` rounded up to `lanes`, the vector
-    width; what lies in the lanes beyond `channels` is undefined and no kernel reads it as data. A planar image is
-    (batch, channels, rows, columns) with the same halo, for inputs of few channels.
-    """
-
-    batch: int
-    height: int
-    width: int
-    channels: int
-    lanes: int
-    halo: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right
-    planar: bool = False
-
-    @property
-    def stored_channels(self) -> int:
-        return self.channels if self.planar else -(-self.channels // self.lanes) * self.lanes
-
-    @property
-    def rows(self) -> int:
-        return self.halo[0] + self.height + self.halo[1]
-
-    @property
-    def columns(self) -> int:
-        return self.halo[2] + self.width + self.halo[3]
-
-    @property
-    def shape(self) -> Shape:
-        """The physical shape."""
-        if self.planar:
-            return (self.batch, self.channels, self.rows, self.columns)
-        return (self.batch, self.rows, self.columns, self.stored_channels)
-
-    @property
-    def logical(self) -> Shape:
-        """(batch, height, width, channels), what operands broadcast against."""
-        return (self.batch, self.height, self.width, self.channels)
+from chipfit.ir.images import Image, Shape, planar_shape
+from chipfit.ir.stored import GROUP, Format
+from chipfit.targets.packed import (
+    ROW_BLOCK,
+    Packed,
+    depthwise_filters,
+    filters,
+    matrix,
+    round_up,
+    row_words,
+    transformed_filters,
+)
+from chipfit.targets.tiles import Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +96,10 @@ class Argument:
     shape: Shape
     packing: Packing | None = None
     dtype: str = "float32"
+
+
+def weight(size: Packed, packing: Packing) -> Argument:
+    return Argument("weight", (size.size,), packing, size.dtype)
 
 
 class KernelSpec(Protocol):
@@ -211,37 +178,24 @@ class MatmulSpec:
         """B, and its scales where they are a weight of their own."""
         if self.weight == "activation":
             return (Argument("activation", self.b_layout().shape),)
-        columns, shape = round_up(self.n, tile.lanes), {"lanes": tile.lanes, "nr": tile.nr}
-        panels = Packing("panels", {**shape, "transposed": self.transposed})
+        sizes = matrix(tile, self.n, self.k, self.stored, self.rounded)
+        packings = (self._packing(tile), Packing("panels", self._panels(tile)))
+        return tuple(weight(size, packing) for size, packing in zip(sizes, packings, strict=False))
+
+    def _panels(self, tile: Tile) -> Mapping[str, int | bool]:
+        return {"lanes": tile.lanes, "nr": tile.nr, "transposed": self.transposed}
+
+    def _packing(self, tile: Tile) -> Packing:
+        shape = {"lanes": tile.lanes, "nr": tile.nr}
         if self.stored == "bfloat16":
-            return (self._halves(tile),)
-        if self.stored == "float16":
-            packing = Packing("float16", {**shape, "transposed": self.transposed})
-            return (Argument("weight", (columns * self.k,), packing, "float16"),)
+            amx = Packing("pairs", {"transposed": self.transposed})
+            return amx if tile.unit == "amx" else Packing("halves", self._panels(tile))
         if self.rounded and tile.unit != "vector":
-            return (self._quads(tile),)
-        if self.stored != "int4":
-            return (Argument("weight", (columns * self.k,), panels, self.stored),)
-        nibbles = Packing("nibbles", {**shape, "k": self.k, "group": GROUP})
-        words = Argument("weight", (columns * -(-self.k // WORD),), nibbles, "int32")
-        return (words, Argument("weight", (columns * groups(self.k),), panels, "float16"))
-
-    def _halves(self, tile: Tile) -> Argument:
-        """B as the bits of bfloat16."""
-        if tile.unit == "amx":
-            size = round_up(self.n, AMX_PANEL) * round_up(self.k, AMX_DEPTH)
-            return Argument("weight", (size,), Packing("pairs", {"transposed": self.transposed}), "uint16")
-        shape = {"lanes": tile.lanes, "nr": tile.nr, "transposed": self.transposed}
-        return Argument("weight", (round_up(self.n, tile.lanes) * self.k,), Packing("halves", shape), "uint16")
-
-    def _quads(self, tile: Tile) -> Argument:
-        """B as words of four int8, after the sums of its columns."""
-        if tile.unit == "amx":
-            words = round_up(self.n, AMX_PANEL) * (1 + round_up(self.k, ROW_STEP) // QUAD)
-            return Argument("weight", (words,), Packing("quad_pairs", {"zero": tile.zero}), "int32")
-        words = round_up(self.n, tile.lanes) * (1 + -(-self.k // QUAD))
-        packing = Packing("quads", {"lanes": tile.lanes, "nr": tile.nr, "zero": tile.zero})
-        return Argument("weight", (words,), packing, "int32")
+            amx = Packing("quad_pairs", {"zero": tile.zero})
+            return amx if tile.unit == "amx" else Packing("quads", {**shape, "zero": tile.zero})
+        if self.stored == "int4":
+            return Packing("nibbles", {**shape, "k": self.k, "group": GROUP})
+        return Packing("float16" if self.stored == "float16" else "panels", self._panels(tile))
 
 
 @dataclass(frozen=True)
@@ -280,22 +234,13 @@ class ConvSpec:
     stored: Literal["float32", "bfloat16"] = "float32"
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
-        group_out, group_in = self.target.channels // self.groups, self.source.channels // self.groups
-        size = self.groups * round_up(group_out, tile.lanes) * group_in * math.prod(self.kernel)
-        half = self.stored == "bfloat16"
+        planar, half = self.source.planar, self.stored == "bfloat16"
+        size = filters(tile, self.target.channels, self.source.channels, self.kernel, self.groups, planar)
         packing = Packing("conv", {"lanes": tile.lanes, "nr": tile.nr, "groups": self.groups, "half": half})
-        weight = Argument("weight", (size,), packing)
         if tile.unit == "amx":
-            rows, columns = self.kernel
-            row = (
-                round_up(columns * group_in, AMX_DEPTH)
-                if self.source.planar
-                else columns * round_up(group_in, AMX_DEPTH)
-            )
-            packing = Packing("conv_pairs", {"planar": self.source.planar})
-            weight = Argument("weight", (round_up(group_out, AMX_PANEL) * rows * row,), packing, "uint16")
+            packing = Packing("conv_pairs", {"planar": planar})
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        return (source, weight, *_operands(self.epilogue.operands), target)
+        return (source, weight(size, packing), *_operands(self.epilogue.operands), target)
 
 
 @dataclass(frozen=True)
@@ -308,10 +253,10 @@ class WinogradSpec:
     epilogue: Epilogue = Epilogue()
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
-        size = 16 * self.source.channels * round_up(self.target.channels, tile.lanes)
-        weight = Argument("weight", (size,), Packing("winograd", {"lanes": tile.lanes, "nr": tile.nr}))
+        size = transformed_filters(tile.lanes, self.target.channels, self.source.channels)
+        filters = weight(size, Packing("winograd", {"lanes": tile.lanes, "nr": tile.nr}))
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        return (source, weight, *_operands(self.epilogue.operands), target)
+        return (source, filters, *_operands(self.epilogue.operands), target)
 
 
 @dataclass(frozen=True)
@@ -327,10 +272,10 @@ class DepthwiseSpec:
     epilogue: Epilogue = Epilogue()
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
-        size = round_up(self.source.channels, tile.lanes) * math.prod(self.kernel)
-        weight = Argument("weight", (size,), Packing("depthwise", {"lanes": tile.lanes}))
+        size = depthwise_filters(tile.lanes, self.source.channels, self.kernel)
+        filters = weight(size, Packing("depthwise", {"lanes": tile.lanes}))
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        return (source, weight, *_operands(self.epilogue.operands), target)
+        return (source, filters, *_operands(self.epilogue.operands), target)
 
 
 @dataclass(frozen=True)
@@ -466,25 +411,6 @@ class NormSpec:
         return (Argument("activation", matrix), *affine, *operands, Argument("output", matrix))
 
 
-def round_up(size: int, step: int) -> int:
-    return -(-size // step) * step
-
-
-def row_words(width: int) -> int:
-    """Of a rounded row with its scale."""
-    return scale_word(width) + ROW_STEP // QUAD
-
-
-def scale_word(width: int) -> int:
-    """Where in a rounded row its scale is."""
-    return round_up(width, ROW_STEP) // QUAD
-
-
 def dense(batch: int, rows: int, columns: int) -> View:
     """The view of a dense (batch, rows, columns) tensor."""
     return View((batch, rows, columns), row=columns, batch=rows * columns)
-
-
-def planar_shape(image: Image) -> Shape:
-    """(batch, channels, height, width), as PyTorch has it."""
-    return (image.batch, image.channels, image.height, image.width)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from chipfit.codegen.spec import Epilogue, Operand, Result, Step, StepArg
 from chipfit.codegen.vector import POINTWISE
 from chipfit.codegen.views import Unsupported
-from chipfit.ir.emit import resolve
 from chipfit.ir.graph import Arg, Node, Value
 
 Bind = Callable[[Value], Operand]  # how an operand is laid out for the kernel; raises Unsupported
@@ -87,18 +85,6 @@ def bounded(op: str, args: tuple[Arg, ...], named: dict[str, Arg]) -> tuple[str,
     if low is None or high is None:
         return ("clamp_max", (args[0], high)) if low is None else ("clamp_min", (args[0], low))
     return "clamp", (args[0], low, high)
-
-
-def bound(node: Node) -> dict[str, Arg]:
-    """The node's arguments by the names of ATen's schema, defaults filled in."""
-    schema = resolve(node.op)._schema.arguments
-    defaults = {entry.name: as_tuple(entry.default_value) for entry in schema}
-    given = {entry.name: argument for entry, argument in zip(schema, node.args, strict=False)}
-    return defaults | given | dict(node.kwargs)
-
-
-def as_tuple(default: Any) -> Arg:
-    return tuple(default) if isinstance(default, list) else default
 
 
 def is_number(argument: Arg) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from chipfit.codegen.spec import Shape, View
+from chipfit.codegen.spec import View
 from chipfit.ir.emit import execute
 from chipfit.ir.graph import Node, Value
+from chipfit.ir.images import Shape
 
 
 class Unsupported(Exception):  # noqa: N818

@@ -18,7 +18,9 @@ from chipfit.codegen.epilogue import Finish, Layout, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
-from chipfit.codegen.spec import Epilogue, Shape, WinogradSpec, round_up
+from chipfit.codegen.spec import Epilogue, WinogradSpec
+from chipfit.ir.images import Shape
+from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import Tile
 
 PATCH, MADE = 4, 2  # pixels in a row of a patch, and of its outputs

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, masks, origin, rounds_rows
-from chipfit.ir.graph import Arg, Node, Value, needed
+from chipfit.ir.graph import Arg, Graph, Node, Value, needed
+from chipfit.ir.memo import per_graph
 from chipfit.ir.ops.signature import arguments
 
-__all__ = ["Kernel", "Work", "at", "folded", "is_view", "kernels", "work"]
+__all__ = ["Kernel", "Work", "at", "folded", "is_view", "kernels", "planned", "work"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Dims = dict[str, int]
@@ -29,13 +30,21 @@ class Work:
     bits: narrow, in bfloat16, half, in float16, rounded, in int8. Of an attention: batch, counting heads, share, m, n,
     k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc,
     r, s, stride, groups; of a conv dilation and narrow too. Of a reduce: rows, width. Of a pointwise or move: elements.
-    `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel.
+    `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel. `shape` is the
+    (first) output's.
     """
 
     flops: int
     bytes_read: int
     bytes_written: int
     dims: Dims
+    shape: tuple[int, ...]
+
+
+@per_graph
+def planned(graph: Graph) -> tuple[Kernel, ...]:
+    """The kernels of what the graph computes."""
+    return kernels(graph.forward)
 
 
 def at(kernel: Kernel, shapes: Shapes) -> Kernel:
@@ -60,9 +69,9 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     if kernel.kind == "matmul":
         dims["half"] = int(kernel.anchor.outputs[0].type.dtype == torch.float16)
     if is_view(kernel):
-        return Work(0, 0, 0, dims)
+        return Work(0, 0, 0, dims, shapes[kernel.name])
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements
-    return Work(flops, read, written_bytes(kernel, shapes), dims)
+    return Work(flops, read, written_bytes(kernel, shapes), dims, shapes[kernel.name])
 
 
 def written_bytes(kernel: Kernel, shapes: Shapes) -> int:
@@ -112,7 +121,7 @@ def attention_work(kernel: Kernel, shapes: Shapes) -> Work:
     dims |= {"elements": stack * m * n, "fused": 1, "streamed": shared}
     flops = 2 * stack * m * n * (k + width) + FLOPS["reduce"]({"rows": stack * m, "width": n})
     read = own + shared + size_in_bytes(masks(kernel), shapes)
-    return Work(flops, read, stack * m * width * item, dims)
+    return Work(flops, read, stack * m * width * item, dims, shapes[kernel.name])
 
 
 def size_in_bytes(values: Iterable[Value], shapes: Shapes) -> int:

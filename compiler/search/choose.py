@@ -61,7 +61,9 @@ class Goal:
     def of(budget: Budget, baseline: Mapping[str, float], cost: Cost, measured: bool) -> Goal:
         """`cost` is the model's of the baseline; what it gets wrong there is taken out where latency is `measured`."""
         ratio = baseline["latency"] / cost.latency_ms if measured else 1.0
-        unseen = baseline["memory"] / cost.peak_memory_bytes  # images have halos and padding besides
+        unseen = (
+            baseline["memory"] / cost.peak_memory_bytes
+        )  # next to nothing, where codegen turned conditions into numbers
         scales = {"latency": ratio / AIM, "memory": unseen}
         limits = {name: limit / scales.get(name, 1.0) for name, limit in budget.absolute(baseline).items()}
         return Goal(limits, scales)

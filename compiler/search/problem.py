@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from chipfit.ir.apply import can_rebatch
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
@@ -19,6 +20,7 @@ from chipfit.search.curves import Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
 from chipfit.search.tables import Amount, Tabulator, Widths, parameter_bytes, task, vanishing
 from chipfit.targets.cost import Cost, CostModel, core, full_plan
+from chipfit.targets.weights import kept_values
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,28 @@ class Landscape:
 
     def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
         """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""
-        form = self.form(configuration.widths)
-        held = self.cost_model.buffers(form, configuration, self.batch).at_peak
-        inputs = [Item((), frozenset(), np.array(held[v.name])) for v in form.forward.inputs if v.name in held]
-        cores = {kernel.name: core(kernel) for kernel, _ in full_plan(form)}
-        axes = {cores[name]: self._kernel_axes[cores[name]] for name in held if name in cores}
-        written = self._items(axes, self._amount_of_kernels(lambda kernel, work: work.bytes_written))
+        form, forms = self.form(configuration.widths), dict[str, set[bool]]()
+        for value, image in self.cost_model.buffers(form, configuration, self.batch).at_peak:
+            forms.setdefault(value, set()).add(image)
+        plan = {core(kernel): kernel for kernel, _ in full_plan(form)}
+        batch = self.batch if can_rebatch(form) else None
+
+        def held(entry: str, widths: Widths) -> float:
+            """Of a kernel: its packed weight, and its output in the forms that it lies in then."""
+            found = task(self.form(widths), entry, widths, self.batch)
+            if found is None or entry not in plan:
+                return 0.0
+            kernel = replace(plan[entry], kind=found[0].kind)  # `task` gives that of a layer built alike
+            stored, packed = self.cost_model.stored_bytes(form, kernel, found[1])
+            return packed + sum(stored[image] for image in forms.get(kernel.name, ()))
+
+        inputs = [(forms.get(v.name, ()), self.cost_model.input_bytes(form, v, batch)) for v in form.forward.inputs]
+        fixed = sum(stored[image] for lying, stored in inputs for image in lying)
+        kept = {value.name for value in kept_values(form, self.cost_model.model.storage)}
+        axes = {name: found for name, found in self._parameter_axes.items() if name in kept}
+        parameters = self._items(axes, self._size)
         name = f"memory {len(problem.quantities)}"
-        items = (*problem.quantities["size"], *inputs, *written)
+        items = (*parameters, Item((), frozenset(), np.array(fixed)), *self._items(self._kernel_axes, held))
         return name, replace(problem, quantities={**problem.quantities, name: items})
 
     def _latency(self, kernel: Kernel, work: Work) -> float:

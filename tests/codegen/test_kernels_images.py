@@ -25,7 +25,6 @@ from chipfit.codegen.spec import (
     DepthwiseSpec,
     Epilogue,
     GlobalPoolSpec,
-    Image,
     Operand,
     PackImageSpec,
     PoolSpec,
@@ -33,6 +32,7 @@ from chipfit.codegen.spec import (
     WinogradSpec,
 )
 from chipfit.codegen.winograd import build_winograd
+from chipfit.ir.images import Image
 from chipfit.targets.detect import has_amx
 from chipfit.targets.tiles import Tile
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from chipfit.codegen.pointwise import build_pointwise, collapse
 from chipfit.codegen.rows import build_norm, build_softmax
-from chipfit.codegen.spec import Epilogue, Image, NormSpec, Operand, PointwiseSpec, Result, SoftmaxSpec, Step
+from chipfit.codegen.spec import Epilogue, NormSpec, Operand, PointwiseSpec, Result, SoftmaxSpec, Step
 from chipfit.codegen.vector import POINTWISE
+from chipfit.ir.images import Image
 
 SHAPES = [
     ((2, 3, 5, 128), (1, 1, 5, 128)),

@@ -90,13 +90,15 @@ def test_dropping_a_block_and_narrowing_an_axis_cost_less() -> None:
 
 
 def test_weights_and_activations_are_counted_in_bytes() -> None:
-    """Input (5, 20), hidden (5, 30) and output (5, 10)."""
+    """Input (5, 20), hidden (5, 30) and output (5, 10); weights are packed to vectors of four."""
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
     graph = import_model(model, (torch.randn(1, 5, 20),))
     cost = calibrated_arm().cost(graph)
     assert cost.weight_bytes == 4 * (20 * 30 + 30 + 30 * 10 + 10)
-    assert cost.peak_memory_bytes == cost.weight_bytes + 4 * 5 * (20 + 30 + 10)
-    assert calibrated_arm().cost(graph, batch=3).peak_memory_bytes == cost.weight_bytes + 3 * 4 * 5 * (20 + 30 + 10)
+    held = 4 * (20 * 32 + 30 + 30 * 12 + 10)
+    assert cost.peak_memory_bytes == held + 4 * 5 * (20 + 30 + 10)
+    assert calibrated_arm().cost(graph, batch=3).peak_memory_bytes == held + 3 * 4 * 5 * (20 + 30 + 10)
+    assert get_target("h100-sxm").cost_model.cost(graph).peak_memory_bytes == cost.weight_bytes + 4 * 5 * (20 + 30 + 10)
 
 
 def test_the_cost_at_a_batch_is_that_of_the_graph_at_that_batch() -> None:

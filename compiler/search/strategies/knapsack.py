@@ -154,10 +154,12 @@ def solve_within(
         while True:
             solution = solve(problem, bounds)
             configuration = landscape.configuration(solution)
-            if "memory" not in limits or landscape.cost(configuration).peak_memory_bytes <= limits["memory"]:
+            peak = landscape.cost(configuration).peak_memory_bytes
+            if "memory" not in limits or peak <= limits["memory"]:
                 return solution
             name, problem = landscape.with_peak(problem, configuration)
-            bounds[name] = limits["memory"]
+            seen = problem.amount(name, solution.levels, solution.dropped)
+            bounds[name] = limits["memory"] * min(1.0, seen / peak)  # so that this solution is none any more
     except InfeasibleError:
         found = binding(problem, bounds)
         nearest = None if found is None else ("memory" if found[0].startswith("memory") else found[0], found[1])

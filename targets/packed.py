@@ -1,0 +1,75 @@
+"""How many numbers a weight takes once it is packed for the tile that reads it: asked by codegen and the cost model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from chipfit.ir.stored import groups
+from chipfit.targets.tiles import QUAD, Tile
+from chipfit.targets.winograd import POSITIONS
+
+WORD = 8  # int4 in an int32
+ROW_STEP, ROW_BLOCK = 64, 16  # int8 and rows that rounded rows are filled up to: what a tile of AMX takes
+AMX_PANEL, AMX_DEPTH = 32, 32  # columns of a panel of bfloat16 pairs, and rows that one step along k takes
+BYTES = MappingProxyType({"float32": 4, "int32": 4, "float16": 2, "uint16": 2, "int8": 1})
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """`size` numbers of numpy's `dtype`."""
+
+    size: int
+    dtype: str = "float32"
+
+    @property
+    def bytes(self) -> int:
+        return self.size * BYTES[self.dtype]
+
+
+def round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def row_words(width: int) -> int:
+    """Of a rounded row with its scale."""
+    return scale_word(width) + ROW_STEP // QUAD
+
+
+def scale_word(width: int) -> int:
+    """Where in a rounded row its scale is."""
+    return round_up(width, ROW_STEP) // QUAD
+
+
+def matrix(tile: Tile, n: int, k: int, stored: str, rounded: bool) -> tuple[Packed, ...]:
+    """Of B (k, n), whose numbers are `stored` so; the scales of int4 lie apart."""
+    columns = round_up(n, tile.lanes)
+    if stored == "bfloat16":
+        amx = tile.unit == "amx"
+        return (Packed(round_up(n, AMX_PANEL) * round_up(k, AMX_DEPTH) if amx else columns * k, "uint16"),)
+    if rounded and tile.unit == "amx":  # words of four int8, after the sums of the columns
+        return (Packed(round_up(n, AMX_PANEL) * (1 + round_up(k, ROW_STEP) // QUAD), "int32"),)
+    if rounded and tile.unit != "vector":
+        return (Packed(columns * (1 + -(-k // QUAD)), "int32"),)
+    if stored == "int4":
+        return Packed(columns * -(-k // WORD), "int32"), Packed(columns * groups(k), "float16")
+    return (Packed(columns * k, stored),)
+
+
+def filters(tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, planar: bool) -> Packed:
+    """Of a convolution in `split` groups, whose source may be planar."""
+    group_out, group_in, (rows, columns) = oc // split, ic // split, kernel
+    if tile.unit == "amx":
+        row = round_up(columns * group_in, AMX_DEPTH) if planar else columns * round_up(group_in, AMX_DEPTH)
+        return Packed(round_up(group_out, AMX_PANEL) * rows * row, "uint16")
+    return Packed(split * round_up(group_out, tile.lanes) * group_in * rows * columns)
+
+
+def transformed_filters(lanes: int, oc: int, ic: int) -> Packed:
+    """Of a convolution by Winograd's way."""
+    return Packed(POSITIONS * ic * round_up(oc, lanes))
+
+
+def depthwise_filters(lanes: int, channels: int, kernel: tuple[int, int]) -> Packed:
+    return Packed(round_up(channels, lanes) * math.prod(kernel))

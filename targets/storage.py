@@ -1,0 +1,96 @@
+"""How a CPU's library keeps things in memory: weights packed for the tiles that read them, images padded to vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from chipfit.ir.fusion import rounds_rows
+from chipfit.ir.images import NO_HALO, Image, Shape, pools_globally
+from chipfit.ir.kernels import Kernel, Work
+from chipfit.targets.amounts import Cpu, Dims, fast_tile, sizes
+from chipfit.targets.packed import (
+    ROW_BLOCK,
+    Packed,
+    depthwise_filters,
+    filters,
+    matrix,
+    round_up,
+    row_words,
+    transformed_filters,
+)
+from chipfit.targets.tiles import conv_tile, lanes, matmul_tile, matrix_unit_tile
+from chipfit.targets.weights import Layout
+
+NUMBERS: Mapping[torch.dtype, str] = {torch.int8: "int8", torch.uint8: "int4"}
+WORD_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes, for one chip."""
+
+    cpu: Cpu
+
+    @property
+    def lanes(self) -> int:
+        """What the channels of an image are filled up to."""
+        return lanes(self.cpu)
+
+    def output_bytes(self, kernel: Kernel, work: Work, known: Layout) -> tuple[int, int]:
+        """Of what a kernel writes, dense and as an image."""
+        if rounds_rows(kernel):
+            rows = round_up(math.prod(work.shape[:-1]), ROW_BLOCK)
+            return rows * row_words(work.shape[-1]) * WORD_BYTES, 0
+        if kernel.output.type.dtype != torch.float32:
+            return work.bytes_written, 0
+        image = self.image_bytes(kernel.name, work.shape, known)
+        dense_first = kernel.kind in ("reduce", "matmul") or pools_globally(kernel.anchor)
+        return work.bytes_written, 0 if dense_first and image == work.bytes_written else image
+
+    def image_bytes(self, name: str, shape: Shape, known: Layout) -> int:
+        """Of a value of float32; only (batch, channels, height, width) may lie so."""
+        if len(shape) != 4:
+            return 0
+        batch, channels, height, width = shape
+        halo, planar = known.halos.get(name, NO_HALO), name in known.planar
+        return 4 * math.prod(Image(batch, height, width, channels, self.lanes, halo, planar).shape)
+
+    def packed_bytes(self, kernel: Kernel, work: Work, known: Layout) -> int:
+        """Of the weight that is packed for a kernel."""
+        if kernel.anchor.name not in known.packing:
+            return 0
+        dims, planar = tuple(sorted(work.dims.items())), any(value.name in known.planar for value in kernel.inputs)
+        if kernel.kind == "matmul":
+            found = (NUMBERS[value.type.dtype] for value in kernel.inputs if value.type.dtype in NUMBERS)
+            return _matrix_bytes(dims, next(found, ""), self.cpu)
+        return _filter_bytes(dims, kernel.kind == "depthwise", planar, self.cpu)
+
+
+@lru_cache(maxsize=65536)
+def _matrix_bytes(dims: Dims, numbers: str, cpu: Cpu) -> int:
+    d = dict(dims)
+    stored = "bfloat16" if d["narrow"] else "float16" if d["half"] else numbers or "float32"
+    rounded = bool(d["rounded"])
+    tile = matmul_tile(cpu, d["m"], d["n"], d["k"], 1, stored, rounded)
+    return sum(packed.bytes for packed in matrix(tile, d["n"], d["k"], stored, rounded))
+
+
+@lru_cache(maxsize=65536)
+def _filter_bytes(dims: Dims, depthwise: bool, planar: bool, cpu: Cpu) -> int:
+    return _filters(dict(dims), depthwise, planar, cpu).bytes
+
+
+def _filters(d: Mapping[str, int], depthwise: bool, planar: bool, cpu: Cpu) -> Packed:
+    kernel, (batch, ho, wo, ic, oc) = (d["r"], d["s"]), sizes(d)
+    if depthwise:
+        return depthwise_filters(lanes(cpu), oc, kernel)
+    if not d["narrow"] and not planar and fast_tile(d, cpu):
+        return transformed_filters(lanes(cpu), oc, ic)
+    fast = matrix_unit_tile(cpu, batch, ho, wo, ic, oc, math.prod(kernel)) if d["narrow"] and d["groups"] == 1 else None
+    tile = fast or conv_tile(cpu, batch, ho, wo, ic, oc, *kernel, d["groups"])
+    return filters(tile, oc, ic, kernel, d["groups"], planar)
