@@ -42,13 +42,13 @@ class LayerCost:
 class Planned:
     """A kernel and its cost with weights in the caches and with weights from memory.
 
-    `stored` are the bytes of its output, dense and as an image; `packed` those of the weight that it has for itself.
+    `stored` are the bytes of its output, dense and as an image, and of its scratch; `packed` those of its own weight.
     """
 
     kernel: Kernel
     warm: LayerCost
     cold: LayerCost
-    stored: tuple[int, int]
+    stored: tuple[int, int, int]
     packed: int
 
 
@@ -138,13 +138,14 @@ class CostModel:
             cold = replace(warm, latency_ms=total, limit=limit)
         return Planned(kernel, warm, cold, *self.stored_bytes(asked.rest, kernel, amount))
 
-    def stored_bytes(self, graph: Graph, kernel: Kernel, work: Work) -> tuple[tuple[int, int], int]:
-        """Bytes of what a kernel writes, dense and as an image, and of the weight that is packed for it."""
+    def stored_bytes(self, graph: Graph, kernel: Kernel, work: Work) -> tuple[tuple[int, int, int], int]:
+        """Bytes of what a kernel writes, dense and as an image, and of its scratch; and of the weight packed for it."""
         storage = self.model.storage
         if storage is None:
-            return (work.bytes_written, 0), 0
+            return (work.bytes_written, 0, 0), 0
         known = layout(graph, storage.lanes)
-        return storage.output_bytes(kernel, work, known), storage.packed_bytes(kernel, work, known)
+        packed, scratch = storage.own_bytes(kernel, work, known)
+        return (*storage.output_bytes(kernel, work, known), scratch), packed
 
     def _buffers(self, asked: Question, plan: Sequence[Planned]) -> Buffers:
         known = lifetimes(asked.rest)[self.model.storage is not None]
@@ -152,13 +153,13 @@ class CostModel:
         stored += [one.stored for one in plan]
         return Buffers(np.array(stored, np.int64).ravel()[known.places], known)
 
-    def input_bytes(self, graph: Graph, value: Value, batch: int | None) -> tuple[int, int]:
+    def input_bytes(self, graph: Graph, value: Value, batch: int | None) -> tuple[int, int, int]:
         """Of an input, dense and as an image; an image of the same bytes is no copy."""
         shape, dense = input_shape(value, batch), input_bytes(value, batch)
         if self.model.storage is None:
-            return dense, 0
+            return dense, 0, 0
         image = self.model.storage.image_bytes(value.name, shape, layout(graph, self.model.storage.lanes))
-        return dense, image if image > dense else 0
+        return dense, image if image > dense else 0, 0
 
 
 def taken(model: KernelModel, kernel: Kernel, amount: Work) -> tuple[float, str]:

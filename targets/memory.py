@@ -15,14 +15,16 @@ from chipfit.ir.kernels import Kernel, is_view, planned
 from chipfit.ir.memo import per_graph
 
 Steps = NDArray[np.int64]
-Form = tuple[str, bool]  # an input or a kernel's output, and whether it lies as an image
+DENSE, IMAGE, SCRATCH = range(3)
+Form = tuple[str, int]  # an input or a kernel, and what is stored: its value, in one form or the other, or its scratch
 
 
 @dataclass(frozen=True)
 class Lifetimes:
     """Of each form that a value lies in, the step that makes it, and the step after which nothing reads it.
 
-    `places` says where a form is in a list that has every input, then every kernel, first dense, then as an image. A
+    `places` says where a form is in a list that has every input, then every kernel, each three times: dense, as an
+    image, and its scratch, which is held while it runs. A
     view has no memory of its own: it holds on to what it reads. The caller holds inputs and outputs throughout.
     """
 
@@ -64,36 +66,37 @@ def lifetimes_in(entry: EntryPoint, plan: Sequence[Kernel], images: bool) -> Lif
     """Those of a plan's values. With `images`, what convolutions read and write lies so, and is copied for others."""
     names = [value.name for value in entry.inputs] + [kernel.name for kernel in plan]
     owner = {value.name: value.name for value in entry.inputs}  # value -> the value whose memory it lies in
-    lives: dict[Form, list[int]] = {(name, False): [0, 0] for name in owner}  # first and last step
+    lives: dict[Form, list[int]] = {(name, DENSE): [0, 0] for name in owner}  # first and last step
 
-    def read(name: str, image: bool, step: int) -> None:
-        form, other = (owner[name], image), (owner[name], not image)
+    def read(name: str, lying: int, step: int) -> None:
+        form, other = (owner[name], lying), (owner[name], IMAGE - lying)
         if form not in lives:  # copied from the other
             lives[form] = [step, step]
             lives[other][1] = step
         lives[form][1] = step
 
     def lies(name: str) -> bool:
-        return (owner.get(name, ""), True) in lives
+        return (owner.get(name, ""), IMAGE) in lives
 
     for step, kernel in enumerate(plan):
         activations = [value.name for value in kernel.inputs if value.name in owner]
         if is_view(kernel) and activations:
-            read(activations[0], False, step)
+            read(activations[0], DENSE, step)
             owner.update((value.name, owner[activations[0]]) for value in kernel.outputs)
             continue
         wanted = reads_images(kernel, lies) if images else frozenset[str]()
         for name in activations:
-            read(name, name in wanted, step)
+            read(name, IMAGE if name in wanted else DENSE, step)
         owner.update((value.name, kernel.name) for value in kernel.outputs)
-        lives[kernel.name, writes_image(kernel, wanted)] = [step, step]
+        lives[kernel.name, IMAGE if writes_image(kernel, wanted) else DENSE] = [step, step]
+        lives[kernel.name, SCRATCH] = [step, step]
     for name in (value.name for value in entry.outputs if value.name in owner):
-        read(name, False, len(plan))
-        lives[owner[name], False][0] = 0
+        read(name, DENSE, len(plan))
+        lives[owner[name], DENSE][0] = 0
     for value in entry.inputs:
-        lives[value.name, False][1] = len(plan)
-    place = {name: 2 * index for index, name in enumerate(names)}
-    places = [place[name] + image for name, image in lives]
+        lives[value.name, DENSE][1] = len(plan)
+    place = {name: 3 * index for index, name in enumerate(names)}
+    places = [place[name] + lying for name, lying in lives]
     first, last = zip(*lives.values(), strict=True)
     return Lifetimes(tuple(lives), *(np.array(column, np.int64) for column in (places, first, last)))
 

@@ -1,4 +1,4 @@
-"""How many numbers a weight takes once it is packed for the tile that reads it: asked by codegen and the cost model."""
+"""How many numbers a packed weight takes, and a kernel's scratch: asked by codegen and by the cost model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from chipfit.ir.images import Image
 from chipfit.ir.stored import groups
 from chipfit.targets.tiles import QUAD, Tile
-from chipfit.targets.winograd import POSITIONS
+from chipfit.targets.winograd import POSITIONS, SKEW
 
 WORD = 8  # int4 in an int32
 ROW_STEP, ROW_BLOCK = 64, 16  # int8 and rows that rounded rows are filled up to: what a tile of AMX takes
+AMX_SIDE = 16  # rows of a tile, and words in each
+AMX_SKEW = 32  # elements between rows in scratch, so that rows of a power of two don't share cache sets
 AMX_PANEL, AMX_DEPTH = 32, 32  # columns of a panel of bfloat16 pairs, and rows that one step along k takes
 BYTES = MappingProxyType({"float32": 4, "int32": 4, "float16": 2, "uint16": 2, "int8": 1})
 
@@ -57,6 +60,26 @@ def matrix(tile: Tile, n: int, k: int, stored: str, rounded: bool) -> tuple[Pack
     return (Packed(columns * k, stored),)
 
 
+def rounded_matrix(tile: Tile, m: int, k: int, stored: str, rounded: bool) -> Packed | None:
+    """Scratch for A (m, k) as it is multiplied, where that is otherwise than it lies."""
+    if rounded:
+        return Packed(m * k) if tile.unit == "vector" else None
+    if tile.unit == "amx":
+        return Packed(round_up(m, AMX_SIDE) * (round_up(k, AMX_DEPTH) + AMX_SKEW), "uint16")
+    return Packed(m * round_up(k, tile.lanes), "float16") if tile.unit == "half" else None
+
+
+def rounded_image(tile: Tile, source: Image, stride: tuple[int, int], width: int) -> Packed | None:
+    """Scratch for a convolution's source on AMX, an image for each remainder by the stride; `width` is the output's."""
+    if tile.unit != "amx":
+        return None
+    rows, columns = -(-source.rows // stride[0]), -(-source.columns // stride[1])
+    remainders, depth = stride[0] * stride[1], round_up(source.channels, AMX_DEPTH)
+    if source.planar:
+        remainders, columns, depth = stride[0], width, AMX_DEPTH
+    return Packed((remainders * source.batch * rows * columns + columns + 4 * AMX_SIDE) * depth, "uint16")
+
+
 def filters(tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, planar: bool) -> Packed:
     """Of a convolution in `split` groups, whose source may be planar."""
     group_out, group_in, (rows, columns) = oc // split, ic // split, kernel
@@ -69,6 +92,14 @@ def filters(tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, p
 def transformed_filters(lanes: int, oc: int, ic: int) -> Packed:
     """Of a convolution by Winograd's way."""
     return Packed(POSITIONS * ic * round_up(oc, lanes))
+
+
+def patches(tile: Tile, batch: int, height: int, width: int, ic: int) -> Packed | None:
+    """Scratch for all of a source's patches by Winograd's way, where threads share them."""
+    if tile.order == "rows":
+        return None
+    count = batch * math.ceil(height / 2) * math.ceil(width / 2)
+    return Packed(POSITIONS * count * (round_up(ic, tile.lanes) + SKEW))
 
 
 def depthwise_filters(lanes: int, channels: int, kernel: tuple[int, int]) -> Packed:

@@ -10,16 +10,20 @@ from functools import lru_cache
 import torch
 
 from chipfit.ir.fusion import rounds_rows
-from chipfit.ir.images import NO_HALO, Image, Shape, pools_globally
+from chipfit.ir.images import NO_HALO, Image, Shape, geometry, pools_globally
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.amounts import Cpu, Dims, fast_tile, sizes
 from chipfit.targets.packed import (
+    AMX_DEPTH,
     ROW_BLOCK,
     Packed,
     depthwise_filters,
     filters,
     matrix,
+    patches,
     round_up,
+    rounded_image,
+    rounded_matrix,
     row_words,
     transformed_filters,
 )
@@ -60,37 +64,44 @@ class Storage:
         halo, planar = known.halos.get(name, NO_HALO), name in known.planar
         return 4 * math.prod(Image(batch, height, width, channels, self.lanes, halo, planar).shape)
 
-    def packed_bytes(self, kernel: Kernel, work: Work, known: Layout) -> int:
-        """Of the weight that is packed for a kernel."""
+    def own_bytes(self, kernel: Kernel, work: Work, known: Layout) -> tuple[int, int]:
+        """Of what a product or a convolution has for itself: its packed weight, its scratch."""
         if kernel.anchor.name not in known.packing:
-            return 0
-        dims, planar = tuple(sorted(work.dims.items())), any(value.name in known.planar for value in kernel.inputs)
-        if kernel.kind == "matmul":
-            found = (NUMBERS[value.type.dtype] for value in kernel.inputs if value.type.dtype in NUMBERS)
-            return _matrix_bytes(dims, next(found, ""), self.cpu)
-        return _filter_bytes(dims, kernel.kind == "depthwise", planar, self.cpu)
+            return 0, 0
+        dims = tuple(sorted(work.dims.items()))
+        if shape := geometry(kernel):
+            (height, width), name = shape.source.shape[2:], shape.source.name
+            halo, planar = known.halos.get(name, NO_HALO), name in known.planar
+            source = Image(work.dims["batch"], height, width, work.dims["ic"], self.lanes, halo, planar)
+            return _convolution(dims, kernel.kind == "depthwise", source, shape.stride, self.cpu)
+        found = (NUMBERS[value.type.dtype] for value in kernel.inputs if value.type.dtype in NUMBERS)
+        return _product(dims, next(found, "float32"), self.cpu)
 
 
 @lru_cache(maxsize=65536)
-def _matrix_bytes(dims: Dims, numbers: str, cpu: Cpu) -> int:
+def _product(dims: Dims, numbers: str, cpu: Cpu) -> tuple[int, int]:
     d = dict(dims)
-    stored = "bfloat16" if d["narrow"] else "float16" if d["half"] else numbers or "float32"
+    stored = "bfloat16" if d["narrow"] else "float16" if d["half"] else numbers
     rounded = bool(d["rounded"])
     tile = matmul_tile(cpu, d["m"], d["n"], d["k"], 1, stored, rounded)
-    return sum(packed.bytes for packed in matrix(tile, d["n"], d["k"], stored, rounded))
+    weight = sum(packed.bytes for packed in matrix(tile, d["n"], d["k"], stored, rounded))
+    return weight, size_of(rounded_matrix(tile, d["m"], d["k"], stored, rounded))
 
 
 @lru_cache(maxsize=65536)
-def _filter_bytes(dims: Dims, depthwise: bool, planar: bool, cpu: Cpu) -> int:
-    return _filters(dict(dims), depthwise, planar, cpu).bytes
-
-
-def _filters(d: Mapping[str, int], depthwise: bool, planar: bool, cpu: Cpu) -> Packed:
+def _convolution(dims: Dims, depthwise: bool, source: Image, stride: tuple[int, int], cpu: Cpu) -> tuple[int, int]:
+    d = dict(dims)
     kernel, (batch, ho, wo, ic, oc) = (d["r"], d["s"]), sizes(d)
     if depthwise:
-        return depthwise_filters(lanes(cpu), oc, kernel)
-    if not d["narrow"] and not planar and fast_tile(d, cpu):
-        return transformed_filters(lanes(cpu), oc, ic)
-    fast = matrix_unit_tile(cpu, batch, ho, wo, ic, oc, math.prod(kernel)) if d["narrow"] and d["groups"] == 1 else None
+        return depthwise_filters(lanes(cpu), oc, kernel).bytes, 0
+    if tile := None if d["narrow"] or source.planar else fast_tile(d, cpu):
+        return transformed_filters(lanes(cpu), oc, ic).bytes, size_of(patches(tile, batch, ho, wo, ic))
+    whole = d["narrow"] and d["groups"] == 1 and not (source.planar and d["s"] * ic > AMX_DEPTH)
+    fast = matrix_unit_tile(cpu, batch, ho, wo, ic, oc, math.prod(kernel)) if whole else None
     tile = fast or conv_tile(cpu, batch, ho, wo, ic, oc, *kernel, d["groups"])
-    return filters(tile, oc, ic, kernel, d["groups"], planar)
+    weight = filters(tile, oc, ic, kernel, d["groups"], source.planar).bytes
+    return weight, size_of(rounded_image(tile, source, stride, wo))
+
+
+def size_of(scratch: Packed | None) -> int:
+    return scratch.bytes if scratch else 0

@@ -20,7 +20,7 @@ from chipfit.targets.tiles import (
 
 POSITIONS = 16  # products for each patch of 2x2 outputs
 _IN_CYCLES, _OUT_CYCLES = 30, 26  # to transform a vector of channels of one patch: loads, additions, stores
-_SKEW = 16  # elements between rows of scratch
+SKEW = 16  # elements between rows of scratch, so that rows of a power of two don't share cache sets
 _BYTES_PER_CYCLE = 3  # of weights that stream to one core from beyond its own caches; seen on Sapphire Rapids
 _OVERLAP = 3.0  # as in `cpu.OVERLAP`
 _MARGIN = 0.95  # of the direct convolution's cycles, before the other way is taken
@@ -84,7 +84,7 @@ class Convolution:
 
     def patch_bytes(self, count: int) -> int:
         """Of transformed patches in scratch."""
-        return 4 * POSITIONS * count * (math.ceil(self.ic / lanes(self.chip)) * lanes(self.chip) + _SKEW)
+        return 4 * POSITIONS * count * (math.ceil(self.ic / lanes(self.chip)) * lanes(self.chip) + SKEW)
 
     def best(self) -> tuple[float, Order, tuple[int, int], int]:
         """(cycles, order, tile, block)."""

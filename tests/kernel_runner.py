@@ -45,17 +45,25 @@ def run_kernel(
     Fails if a guard zone beside the output is written.
     """
     function = tvm.compile(tvm.IRModule({"main": build(spec, tile, "main", shapes)}), target=host())["main"]
-    arguments = spec.arguments(tile)
-    tensors = [prepare(argument, value) for argument, value in zip(arguments[:-1], inputs, strict=True)]
-    shape = arguments[-1].shape if shapes is None else shapes[-1]
-    guarded = aligned(int(np.prod(shape)) + 2 * GUARD)
-    inside = guarded[GUARD:-GUARD].reshape(shape)
-    inside[...] = np.nan
-    inside = inside.view(arguments[-1].dtype)
-    function(*tensors, tvm.runtime.from_dlpack(inside))
-    assert (guarded[:GUARD] == 7).all(), "The kernel wrote before its output."
-    assert (guarded[-GUARD:] == 7).all(), "The kernel wrote behind its output."
+    given = [argument for argument in spec.arguments(tile) if argument.role != "scratch"]
+    scratch = [argument for argument in spec.arguments(tile) if argument.role == "scratch"]
+    tensors = [prepare(argument, value) for argument, value in zip(given[:-1], inputs, strict=True)]
+    own = [guarded(argument.shape, argument.dtype) for argument in scratch]
+    shapes = [argument.shape for argument in given] if shapes is None else shapes[: len(given)]
+    outside, inside = guarded(shapes[-1], given[-1].dtype)
+    function(*tensors, *(tvm.runtime.from_dlpack(array) for array in (inside, *(array for _, array in own))))
+    for whole in (outside, *(whole for whole, _ in own)):
+        assert (whole[:GUARD] == 7).all(), "The kernel wrote before its output or its scratch."
+        assert (whole[-GUARD:] == 7).all(), "The kernel wrote behind its output or its scratch."
     return inside
+
+
+def guarded(shape: Shape, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """An array full of NaN, or of their bits, and the memory around it too."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize // 4
+    whole = aligned(count + 2 * GUARD)
+    whole[GUARD:-GUARD] = np.nan
+    return whole, whole[GUARD:-GUARD].view(dtype).reshape(shape)
 
 
 def aligned(size: int) -> np.ndarray:

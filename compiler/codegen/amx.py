@@ -18,12 +18,10 @@ from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pie
 from chipfit.codegen.rounding import RoundedRows
 from chipfit.codegen.spec import MatmulSpec
 from chipfit.ir.images import Shape
-from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, ROW_STEP, round_up
+from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, AMX_SIDE, AMX_SKEW, ROW_STEP, round_up
 from chipfit.targets.tiles import Tile
 
-SIDE = 16  # rows of a tile, and columns of one of sums
 TILE_BYTES = 64  # of a row of a tile
-SKEW = 32  # elements between rows of A in scratch, so that rows of a power of two don't share cache sets
 A, B = 4, 6  # the first tile register of each factor; the sums are in 0 to 3
 
 
@@ -55,10 +53,10 @@ def build_amx_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[S
     if spec.a_layout().column != 1 or spec.c_layout().column != 1:
         raise ValueError(f"Kernel {name} reads and writes rows that are dense.")
 
-    def body(a: Buffer, b: Buffer, *rest: Buffer) -> None:
+    def body(a: Buffer, b: Buffer, *rest: Buffer, scratch: Buffer | None = None) -> None:
         simd = Simd(tile.lanes)
         finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
-        _Amx(spec, simd, a, b, rest[-1], finish).emit()
+        _Amx(spec, simd, a, b, rest[-1], finish, scratch).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -73,6 +71,7 @@ class _Amx:
     b: Buffer
     c: Buffer
     finish: Finish
+    scratch: Buffer | None
 
     @property
     def numbers(self) -> Numbers:
@@ -89,7 +88,7 @@ class _Amx:
     @property
     def stride(self) -> int:
         """Elements from one rounded row of A to the next."""
-        return self.spec.a_layout().row if self.spec.rounded else self.depth + SKEW
+        return self.spec.a_layout().row if self.spec.rounded else self.depth + AMX_SKEW
 
     @property
     def step(self) -> int:
@@ -101,17 +100,14 @@ class _Amx:
         return p * (self.numbers.header + self.steps * self.step)
 
     def emit(self) -> None:
-        rows = self.a if self.spec.rounded else self._rounded()
+        rows = self.a if self.scratch is None else self._rounded(self.scratch)
         with jobs(-(-self.spec.n // AMX_PANEL)) as (p,):
             configure()
             split(self.spec.n, AMX_PANEL, p, lambda columns: self._panel(rows, p, columns))
             instruction("tilerelease")
 
-    def _rounded(self) -> Buffer:
+    def _rounded(self, halves: Buffer) -> Buffer:
         """A in bfloat16."""
-        size = round_up(self.spec.m, SIDE) * self.stride
-        halves = T.alloc_buffer((size,), "uint16", scope="global", layout=None)
-        T.buffer_store(halves, T.uint16(0), [size - 1])  # TVM allocates no more than what it sees used
         with jobs(self.spec.m) as (row,):
             self._round(halves, row)
         return halves
@@ -130,18 +126,18 @@ class _Amx:
             T.buffer_store(halves, T.broadcast(T.uint16(0), lanes), [T.ramp(row * self.stride + k, 1, lanes)])
 
     def _panel(self, rows: Buffer, p: Expr, columns: int) -> None:
-        size = 2 * SIDE * AMX_PANEL
+        size = 2 * AMX_SIDE * AMX_PANEL
         sums = T.alloc_buffer((size,), self.numbers.sums, scope="global", layout=None)
         T.buffer_store(sums, T.cast(T.int32(0), self.numbers.sums), [size - 1])  # as for A
-        blocks = -(-self.spec.m // (2 * SIDE))
+        blocks = -(-self.spec.m // (2 * AMX_SIDE))
 
         def block(m: Expr, height: int) -> None:
-            down, across = -(-height // SIDE), -(-columns // SIDE)
+            down, across = -(-height // AMX_SIDE), -(-columns // AMX_SIDE)
             self._multiply(rows, sums, (m, p), (down, across), blocks)
             with T.serial(0, height) as row:
                 pieces(columns, self.simd.lanes, lambda j, valid: self._store(sums, m, row, p, j, valid))
 
-        pieces(self.spec.m, 2 * SIDE, block)
+        pieces(self.spec.m, 2 * AMX_SIDE, block)
 
     def _multiply(self, rows: Buffer, sums: Buffer, at: tuple[Expr, Expr], tiles: tuple[int, int], blocks: int) -> None:
         """The sums of `tiles` (down, across) at row `at[0]` and panel `at[1]`, into scratch."""
@@ -152,14 +148,14 @@ class _Amx:
         with T.serial(0, self.steps) as k:
             here = self.panel(p) + numbers.header + k * self.step
             for i in range(down):
-                load(A + i, rows, (m + i * SIDE) * self.stride + k * numbers.row, numbers.item * self.stride)
+                load(A + i, rows, (m + i * AMX_SIDE) * self.stride + k * numbers.row, numbers.item * self.stride)
             for j in range(across):
-                load(B + j, self.b, here + j * SIDE * numbers.row, TILE_BYTES)
+                load(B + j, self.b, here + j * AMX_SIDE * numbers.row, TILE_BYTES)
             for i, j in square:
                 instruction(numbers.instruction, T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
-            self._prefetch(here + self.panel(1), m // (2 * SIDE), blocks)
+            self._prefetch(here + self.panel(1), m // (2 * AMX_SIDE), blocks)
         for i, j in square:
-            address = T.address_of(sums[i * SIDE * AMX_PANEL + j * SIDE])
+            address = T.address_of(sums[i * AMX_SIDE * AMX_PANEL + j * AMX_SIDE])
             instruction("tilestored64", T.int8(2 * i + j), address, T.int64(4 * AMX_PANEL))
 
     def _prefetch(self, offset: Expr, block: Expr, blocks: int) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
-from chipfit.codegen.amx import SIDE, TILE_BYTES, A, B, configure, instruction, load, rounded
+from chipfit.codegen.amx import TILE_BYTES, A, B, configure, instruction, load, rounded
 from chipfit.codegen.conv import check_halo
 from chipfit.codegen.epilogue import Finish, image_layout
 from chipfit.codegen.images import zero_halo
@@ -22,14 +22,14 @@ from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pie
 from chipfit.codegen.register import Output
 from chipfit.codegen.spec import ConvSpec
 from chipfit.ir.images import Shape
-from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, round_up
+from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, AMX_SIDE, round_up
 from chipfit.targets.tiles import Tile
 
-BLOCK = 2 * SIDE  # outputs of one square of sums
+BLOCK = 2 * AMX_SIDE  # outputs of one square of sums
 
 
 def build_amx_conv(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
-    """Arguments: source, weight, operands, target. Raises ValueError for groups, planes or too small a halo."""
+    """Arguments: source, weight, operands, target, scratch. Raises ValueError for groups, planes, too small a halo."""
     if spec.groups > 1 or spec.source.planar:
         raise ValueError(f"Kernel {name} takes no groups and no planes.")
     return build_with(AmxConv, spec, tile, name, shapes)
@@ -40,11 +40,11 @@ def build_with(
 ) -> PrimFunc:
     check_halo(spec)
 
-    def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
+    def body(x: Buffer, w: Buffer, *rest: Buffer, scratch: Buffer) -> None:
         simd = Simd(tile.lanes)
         zero_halo(simd, rest[-1], spec.target)
         finish = Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
-        emitter(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish)).emit()
+        emitter(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish), scratch).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -59,6 +59,7 @@ class AmxConv:
     x: Buffer
     w: Buffer
     output: Output
+    scratch: Buffer
 
     @cached_property
     def depth(self) -> int:
@@ -96,9 +97,7 @@ class AmxConv:
         return ((target.batch - 1) * self.rows + target.height - 1) * self.columns + target.width
 
     def emit(self) -> None:
-        size = (self.remainders * self.plane + self.columns + 2 * BLOCK) * self.depth
-        halves = T.alloc_buffer((size,), "uint16", scope="global", layout=None)
-        T.buffer_store(halves, T.uint16(0), [size - 1])  # TVM allocates no more than what it sees used
+        halves = self.scratch
         with jobs(self.spec.source.batch, self.rows) as (b, row):
             self._round(halves, b, row)
         panels, span = -(-self.spec.target.channels // AMX_PANEL), self.tile.block
@@ -153,7 +152,7 @@ class AmxConv:
 
         def panel(size: int) -> None:
             def block(m: Expr, rows: int) -> None:
-                self._multiply(halves, sums, start + m, p, (-(-rows // SIDE), -(-size // SIDE)), m, count)
+                self._multiply(halves, sums, start + m, p, (-(-rows // AMX_SIDE), -(-size // AMX_SIDE)), m, count)
                 with T.serial(0, rows) as row:
                     self._store(sums, row, start + m + row, p * AMX_PANEL, size)
 
@@ -175,14 +174,14 @@ class AmxConv:
             pixel = first + self.tap(r, s)
             here = ((p * height + r) * width + s) * steps + k
             for i in range(down):
-                load(A + i, halves, (pixel + i * SIDE) * self.depth + k * AMX_DEPTH, 2 * self.depth)
+                load(A + i, halves, (pixel + i * AMX_SIDE) * self.depth + k * AMX_DEPTH, 2 * self.depth)
             for j in range(across):
-                load(B + j, self.w, here * step + j * SIDE * AMX_DEPTH, TILE_BYTES)
+                load(B + j, self.w, here * step + j * AMX_SIDE * AMX_DEPTH, TILE_BYTES)
             for i, j in square:
                 instruction("tdpbf16ps", T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
             self._prefetch((here + height * width * steps) * step, m // BLOCK, step, blocks)
         for i, j in square:
-            address = T.address_of(sums[i * SIDE * AMX_PANEL + j * SIDE])
+            address = T.address_of(sums[i * AMX_SIDE * AMX_PANEL + j * AMX_SIDE])
             instruction("tilestored64", T.int8(2 * i + j), address, T.int64(4 * AMX_PANEL))
 
     def tap(self, r: Expr, s: Expr) -> Expr:

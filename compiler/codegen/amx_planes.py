@@ -13,19 +13,19 @@ from functools import cached_property
 from tvm.tirx import PrimFunc, Shuffle
 from tvm.tirx.script import builder as T
 
-from chipfit.codegen.amx import SIDE, rounded
+from chipfit.codegen.amx import rounded
 from chipfit.codegen.amx_conv import AmxConv, build_with
 from chipfit.codegen.epilogue import image_layout
 from chipfit.codegen.kernel import Buffer, Expr, pieces
 from chipfit.codegen.spec import ConvSpec
 from chipfit.codegen.transpose import transpose
 from chipfit.ir.images import Shape
-from chipfit.targets.packed import AMX_DEPTH
+from chipfit.targets.packed import AMX_DEPTH, AMX_SIDE
 from chipfit.targets.tiles import Tile
 
 
 def build_amx_planes(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
-    """Arguments: source, weight, operands, target. Raises ValueError where a window is larger than a tile's row."""
+    """Arguments: source, weight, operands, target, scratch. Raises ValueError where a window exceeds a tile's row."""
     if not spec.source.planar or spec.kernel[1] * spec.source.channels > AMX_DEPTH:
         raise ValueError(f"Kernel {name} takes planes, and at most {AMX_DEPTH} numbers in a row of taps.")
     return build_with(AmxPlanes, spec, tile, name, shapes)
@@ -58,19 +58,19 @@ class AmxPlanes(AmxConv):
     def round_row(self, halves: Buffer, b: Expr, row: Expr, y: Expr, i: int) -> None:
         """The windows of all output columns in row `y` of the source, 16 columns at a time."""
         first = i * self.plane + (b * self.rows + row) * self.columns
-        pieces(self.columns, SIDE, lambda x, count: self._windows(halves, first + x, b, y, x, count))
+        pieces(self.columns, AMX_SIDE, lambda x, count: self._windows(halves, first + x, b, y, x, count))
 
     def _windows(self, halves: Buffer, pixel: Expr, b: Expr, y: Expr, x: Expr, count: int) -> None:
         """Numbers as vectors over columns, two rounded ones to a lane, turned so that each column has its window."""
-        wide = f"uint32x{SIDE}"
+        wide = f"uint32x{AMX_SIDE}"
         numbers = [T.cast(rounded(self.simd, value), wide) for value in self._numbers(b, y, x, count)]
-        numbers += [T.broadcast(T.uint32(0), SIDE)] * (AMX_DEPTH - len(numbers))
-        half = T.broadcast(T.uint32(16), SIDE)
+        numbers += [T.broadcast(T.uint32(0), AMX_SIDE)] * (AMX_DEPTH - len(numbers))
+        half = T.broadcast(T.uint32(16), AMX_SIDE)
         pairs = [
             T.bind(T.bitwise_or(low, T.shift_left(high, half)))
             for low, high in zip(numbers[::2], numbers[1::2], strict=True)
         ]
-        for column, window in enumerate(transpose(SIDE, pairs)[:count]):
+        for column, window in enumerate(transpose(AMX_SIDE, pairs)[:count]):
             at = (pixel + column) * AMX_DEPTH
             T.buffer_store(halves, T.reinterpret(f"uint16x{AMX_DEPTH}", window), [T.ramp(at, 1, AMX_DEPTH)])
 
@@ -88,7 +88,7 @@ class AmxPlanes(AmxConv):
     def _column(self, start: Expr, across: int, count: int) -> Expr:
         if across == 1:
             return self.simd.load(self.x, start, count)
-        if count == SIDE:
-            return self.x[T.ramp(start, across, SIDE)]
-        picked = [self.x[start + min(i, count - 1) * across] for i in range(SIDE)]
-        return Shuffle(picked, list(range(SIDE)))
+        if count == AMX_SIDE:
+            return self.x[T.ramp(start, across, AMX_SIDE)]
+        picked = [self.x[start + min(i, count - 1) * across] for i in range(AMX_SIDE)]
+        return Shuffle(picked, list(range(AMX_SIDE)))

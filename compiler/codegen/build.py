@@ -151,11 +151,12 @@ class Linker:
             self.emit_stock(call, call.kernel)
 
     def emit_generated(self, call: Call, kernel: Generated) -> None:
-        (result,) = call.results
+        result, *scratch = call.results
         arguments = [self.variables[tensor.name] for tensor in call.arguments]
-        shapes = (*(self.stored[tensor.name] for tensor in call.arguments), result.shape)
-        function = self.generated(kernel, shapes)
-        self.define(result, self.builder.emit(relax.call_tir(function, arguments, out_ty=type_of(result))))
+        shapes = (*(self.stored[tensor.name] for tensor in call.arguments), *(made.shape for made in call.results))
+        types = [type_of(made) for made in call.results] if scratch else type_of(result)
+        made = self.builder.emit(relax.call_tir(self.generated(kernel, shapes), arguments, out_ty=types))
+        self.define(result, self.builder.emit(relax.TupleGetItem(made, 0)) if scratch else made)
 
     def generated(self, kernel: Generated, shapes: tuple[Shape, ...]) -> Any:
         key = (repr(kernel), shapes)

@@ -23,14 +23,14 @@ from chipfit.targets.tiles import HALF_BLOCK, Tile
 
 
 def build_half_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
-    """Arguments: A, B, operands, C. Raises ValueError unless A's and C's rows are dense."""
+    """Arguments: A, B, operands, C, scratch. Raises ValueError unless A's and C's rows are dense."""
     if spec.a_layout().column != 1 or spec.c_layout().column != 1:
         raise ValueError(f"Kernel {name} reads and writes rows that are dense.")
 
-    def body(a: Buffer, b: Buffer, *rest: Buffer) -> None:
+    def body(a: Buffer, b: Buffer, *rest: Buffer, scratch: Buffer) -> None:
         simd = Simd(tile.lanes)
         finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
-        _Half(spec, tile, simd, a, b, rest[-1], finish).emit()
+        _Half(spec, tile, simd, a, b, rest[-1], finish, scratch).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -46,6 +46,7 @@ class _Half:
     b: Buffer
     c: Buffer
     finish: Finish
+    scratch: Buffer
 
     def emit(self) -> None:
         spec, tile, rows = self.spec, self.tile, self._rounded()
@@ -60,8 +61,7 @@ class _Half:
         """A in float16, (m, k)."""
         view, lanes, spec = self.spec.a_layout(), self.simd.lanes, self.spec
         width = round_up(spec.k, lanes)
-        halves = T.alloc_buffer((spec.m * width,), "float16", scope="global", layout=None)
-        T.buffer_store(halves, T.float16(0), [spec.m * width - 1])  # TVM allocates no more than what it sees used
+        halves = self.scratch
         with jobs(spec.m) as (row,):
 
             def vector(k: Expr, valid: int) -> None:

@@ -27,13 +27,14 @@ AHEAD = 4096  # bytes
 def function(
     name: str, arguments: Sequence[Argument], body: Callable[..., None], shapes: Sequence[Shape] | None = None
 ) -> PrimFunc:
-    """A function with one buffer per argument; `body` gets each as a flat one-dimensional buffer.
+    """A function with one buffer per argument; `body` gets each as a flat one-dimensional buffer, scratch by its name.
 
     The root block lets it live in a Relax module. Raises ValueError if `shapes` has other sizes than the arguments.
     """
     shapes = [argument.shape for argument in arguments] if shapes is None else list(shapes)
     if [math.prod(shape) for shape in shapes] != [math.prod(argument.shape) for argument in arguments]:
         raise ValueError(f"Kernel {name} takes {[a.shape for a in arguments]}, which {shapes} are no views of.")
+    given = sum(argument.role != "scratch" for argument in arguments)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"global_symbol": name, "tirx.noalias": True})
@@ -42,7 +43,8 @@ def function(
         with T.sblock("root"):
             T.reads()
             T.writes()
-            body(*(_flat(tensor, *pair) for tensor, pair in zip(tensors, pairs, strict=True)))
+            flat = [_flat(tensor, *pair) for tensor, pair in zip(tensors, pairs, strict=True)]
+            body(*flat[:given], **dict.fromkeys(["scratch"][: len(flat) - given], flat[-1]))
     return builder.get()
 
 

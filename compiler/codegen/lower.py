@@ -100,7 +100,9 @@ class Lowering:
         RULES[kernel.kind](self, kernel)
 
     def emit(self, name: str, spec: KernelSpec, tile: Tile, arguments: Sequence[Tensor], result: Tensor) -> None:
-        self.calls.append(Call(name, Generated(spec, tile), tuple(arguments), (result,)))
+        own = [argument for argument in spec.arguments(tile) if argument.role == "scratch"]
+        scratch = (Tensor(f"{name}.scratch", argument.shape, argument.dtype) for argument in own)
+        self.calls.append(Call(name, Generated(spec, tile), tuple(arguments), (result, *scratch)))
 
     def emit_dense(
         self, value: Value, spec: KernelSpec, tile: Tile, arguments: Sequence[Tensor], shape: Shape | None = None

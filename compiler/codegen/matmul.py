@@ -28,15 +28,15 @@ def build_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape
     if spec.c_layout().column != 1:
         raise ValueError(f"Kernel {name} cannot store vectors into a strided output.")
 
-    def body(a: Buffer, b: Buffer, *rest: Buffer) -> None:
+    def body(a: Buffer, b: Buffer, *rest: Buffer, scratch: Buffer | None = None) -> None:
         simd = Simd(tile.lanes)
         scales, rest = (rest[0], rest[1:]) if spec.stored == "int4" else (None, rest)
         finish = Finish(simd, spec.epilogue, rest[:-1], (spec.batch, spec.m, spec.n))
         nibbles = Nibbles(simd, spec.k, b, scales) if spec.stored == "int4" else None
         rounded = RoundedRows(simd, a, spec.m, spec.k) if spec.rounded else None
         view = spec.a_layout()
-        if rounded and tile.unit == "vector":
-            a, view = rounded.widened(), dense(1, spec.m, spec.k)
+        if rounded and scratch is not None:
+            a, view = rounded.widened(scratch), dense(1, spec.m, spec.k)
         _Matmul(spec, tile, simd, a, view, b, rest[-1], finish, nibbles, rounded).emit()
 
     return function(name, spec.arguments(tile), body, shapes)

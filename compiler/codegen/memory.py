@@ -135,13 +135,20 @@ def lives(bindings: Sequence[Any], result: Any) -> dict[Any, Life]:
     first: dict[Any, int] = {}
     last: dict[Any, int] = {}
 
+    items: dict[Any, Sequence[frozenset[Any]]] = {}  # tuple -> the allocations that each of its items may lie in
+
     def read(expression: Any) -> frozenset[Any]:
+        if isinstance(expression, relax.TupleGetItem) and expression.tuple_value in items:
+            return items[expression.tuple_value][int(expression.index)]
         found = (roots.get(variable, frozenset()) for variable in relax.analysis.free_vars(expression))
         return frozenset[Any]().union(*found)
 
     for step, binding in enumerate(bindings):
         if is_allocation(binding.value):
             first[binding.var], roots[binding.var] = step, frozenset({binding.var})
+        elif isinstance(binding.value, relax.Tuple):  # holds on to nothing that is not taken out of it
+            items[binding.var] = [read(field) for field in binding.value.fields]
+            roots[binding.var] = frozenset[Any]().union(*items[binding.var])
         else:
             roots[binding.var] = read(binding.value)
             last.update(dict.fromkeys(roots[binding.var], step))

@@ -71,7 +71,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel run: `name` is the value that it computes."""
+    """One kernel run: `name` is the value that it computes, the first result; behind it may be the kernel's scratch."""
 
     name: str
     kernel: Generated | Stock

@@ -80,12 +80,9 @@ class RoundedRows:
         """A sum of whole numbers of this row, scaled."""
         return T.bind(T.cast(total, f"float32x{self.simd.lanes}") * self.scale(row))
 
-    def widened(self) -> Buffer:
+    def widened(self, wide: Buffer) -> Buffer:
         """The whole numbers as dense float32, (rows, width), for chips that don't multiply int8."""
         lanes, stride = self.simd.lanes, row_words(self.width)
-        size = self.rows * self.width
-        wide = T.alloc_buffer((size,), "float32", scope="global", layout=None)
-        T.buffer_store(wide, T.float32(0), [size - 1])  # TVM allocates no more than what it sees used
         with jobs(self.rows) as (row,):
 
             def vector(i: Expr, valid: int) -> None:

@@ -1,8 +1,8 @@
 """What a kernel computes, as plain data: the contract between lowering, which writes specs, and the generators.
 
 Every generator is `build_*(spec, tile, name, shapes=None) -> PrimFunc`. Its parameters come in the order of
-`spec.arguments(tile)`: activations, weight, the epilogue's operands, output. `shapes` lets the caller declare each
-argument with the shape that its tensor happens to have (same number of elements), so that views cost nothing. All
+`spec.arguments(tile)`: activations, weight, the epilogue's operands, output, scratch. `shapes` lets the caller declare
+each argument with the shape that its tensor happens to have (same number of elements), so that views cost nothing. All
 numbers are float32, but for weights in few bits and rows rounded to int8.
 """
 
@@ -20,7 +20,10 @@ from chipfit.targets.packed import (
     depthwise_filters,
     filters,
     matrix,
+    patches,
     round_up,
+    rounded_image,
+    rounded_matrix,
     row_words,
     transformed_filters,
 )
@@ -92,7 +95,7 @@ class Packing:
 class Argument:
     """One parameter of a kernel's function: its role, its natural shape, and for a weight how it is packed."""
 
-    role: Literal["activation", "weight", "operand", "output"]
+    role: Literal["activation", "weight", "operand", "output", "scratch"]
     shape: Shape
     packing: Packing | None = None
     dtype: str = "float32"
@@ -100,6 +103,11 @@ class Argument:
 
 def weight(size: Packed, packing: Packing) -> Argument:
     return Argument("weight", (size.size,), packing, size.dtype)
+
+
+def scratch(size: Packed | None) -> tuple[Argument, ...]:
+    """What a kernel writes for itself, after its output."""
+    return (Argument("scratch", (size.size,), None, size.dtype),) if size else ()
 
 
 class KernelSpec(Protocol):
@@ -172,7 +180,8 @@ class MatmulSpec:
         kind = "int32" if self.rounded else "float32"
         a = Argument("activation", self.a_layout().shape, dtype=kind)
         c = Argument("output", self.c_layout().shape)
-        return (a, *self._factor(tile), *_operands(self.epilogue.operands), c)
+        own = rounded_matrix(tile, self.m, self.k, self.stored, self.rounded)
+        return (a, *self._factor(tile), *_operands(self.epilogue.operands), c, *scratch(own))
 
     def _factor(self, tile: Tile) -> tuple[Argument, ...]:
         """B, and its scales where they are a weight of their own."""
@@ -240,7 +249,8 @@ class ConvSpec:
         if tile.unit == "amx":
             packing = Packing("conv_pairs", {"planar": planar})
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        return (source, weight(size, packing), *_operands(self.epilogue.operands), target)
+        own = rounded_image(tile, self.source, self.stride, self.target.width)
+        return (source, weight(size, packing), *_operands(self.epilogue.operands), target, *scratch(own))
 
 
 @dataclass(frozen=True)
@@ -256,7 +266,8 @@ class WinogradSpec:
         size = transformed_filters(tile.lanes, self.target.channels, self.source.channels)
         filters = weight(size, Packing("winograd", {"lanes": tile.lanes, "nr": tile.nr}))
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        return (source, filters, *_operands(self.epilogue.operands), target)
+        own = patches(tile, self.target.batch, self.target.height, self.target.width, self.source.channels)
+        return (source, filters, *_operands(self.epilogue.operands), target, *scratch(own))
 
 
 @dataclass(frozen=True)

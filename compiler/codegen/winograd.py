@@ -22,22 +22,22 @@ from chipfit.codegen.spec import Epilogue, WinogradSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import Tile
+from chipfit.targets.winograd import SKEW
 
 PATCH, MADE = 4, 2  # pixels in a row of a patch, and of its outputs
 POSITIONS = PATCH * PATCH
-SKEW = 16  # elements between the rows of scratch, so that rows of a power of two don't share cache sets
 
 Pixel = tuple[Expr, Expr, Expr]  # (image, row, column) of a patch, counted in patches
 
 
 def build_winograd(spec: WinogradSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
-    """Arguments: source, weight, operands, target."""
+    """Arguments: source, weight, operands, target, scratch if threads share the patches."""
 
-    def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
+    def body(x: Buffer, w: Buffer, *rest: Buffer, scratch: Buffer | None = None) -> None:
         simd = Simd(tile.lanes)
         zero_halo(simd, rest[-1], spec.target)
         finish = Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
-        _Winograd(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish)).emit()
+        _Winograd(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish), scratch).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -52,6 +52,7 @@ class _Winograd:
     x: Buffer
     w: Buffer
     output: Output
+    shared: Buffer | None
 
     @cached_property
     def down(self) -> int:
@@ -69,11 +70,11 @@ class _Winograd:
     def emit(self) -> None:
         """By blocks of patches, each thread with its own; or by panels of filters, when all patches are transformed."""
         patches, block = self.spec.target.batch * self.down * self.across, self.tile.block
-        if self.tile.order == "rows":
+        turned = self.shared
+        if turned is None:
             with jobs(-(-patches // block)) as (t,):
                 split(patches, block, t, lambda count: self._block(t * block, count))
             return
-        turned = self._scratch(POSITIONS * patches * self.stride)
         with jobs(self.spec.target.batch * self.down) as (row,):
             self._transform(_Patches(turned, patches, row * self.across), row * self.across, self.across)
         channels, nr = self.spec.target.channels, self.tile.nr

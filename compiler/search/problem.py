@@ -76,23 +76,23 @@ class Landscape:
 
     def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
         """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""
-        form, forms = self.form(configuration.widths), dict[str, set[bool]]()
-        for value, image in self.cost_model.buffers(form, configuration, self.batch).at_peak:
-            forms.setdefault(value, set()).add(image)
+        form, forms = self.form(configuration.widths), dict[str, set[int]]()
+        for name, lying in self.cost_model.buffers(form, configuration, self.batch).at_peak:
+            forms.setdefault(name, set()).add(lying)
         plan = {core(kernel): kernel for kernel, _ in full_plan(form)}
         batch = self.batch if can_rebatch(form) else None
 
         def held(entry: str, widths: Widths) -> float:
-            """Of a kernel: its packed weight, and its output in the forms that it lies in then."""
+            """Of a kernel: its packed weight, and what else it holds then."""
             found = task(self.form(widths), entry, widths, self.batch)
             if found is None or entry not in plan:
                 return 0.0
             kernel = replace(plan[entry], kind=found[0].kind)  # `task` gives that of a layer built alike
             stored, packed = self.cost_model.stored_bytes(form, kernel, found[1])
-            return packed + sum(stored[image] for image in forms.get(kernel.name, ()))
+            return packed + sum(stored[lying] for lying in forms.get(kernel.name, ()))
 
         inputs = [(forms.get(v.name, ()), self.cost_model.input_bytes(form, v, batch)) for v in form.forward.inputs]
-        fixed = sum(stored[image] for lying, stored in inputs for image in lying)
+        fixed = sum(stored[lying] for all_lying, stored in inputs for lying in all_lying)
         kept = {value.name for value in kept_values(form, self.cost_model.model.storage)}
         axes = {name: found for name, found in self._parameter_axes.items() if name in kept}
         parameters = self._items(axes, self._size)
