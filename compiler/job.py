@@ -193,7 +193,8 @@ class Job:
             compile_graph(deployed, self.target, folder / "library", effort=effort)
 
         inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
-        chip = {"cpu": repr(self.target.cpu), "llvm": [self.target.profile.triple, self.target.profile.arch]}
+        profile = self.target.profile
+        chip = {"cpu": repr(self.target.cpu), "llvm": [profile.triple, profile.arch, *profile.features]}
         return self.stages.run("library", {**inputs, **chip, **asdict(self.tuning)}, make)
 
     def deployed(self, graph: Graph) -> Graph:

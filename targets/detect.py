@@ -35,8 +35,14 @@ def detect_host(base: Profile) -> Profile:
         **_probe(threads),
     }
     figures["cores"] = Figure(threads, "core", "affinity, control group and topology of this process", "measured")
-    system = {"triple": codegen.llvm_get_system_triple(), "arch": codegen.llvm_get_system_cpu()}
-    return replace(base, summary=_cpu_field("model name") or platform.machine(), figures=figures, **system)
+    return replace(
+        base,
+        summary=_cpu_field("model name") or platform.machine(),
+        figures=figures,
+        triple=codegen.llvm_get_system_triple(),
+        arch=codegen.llvm_get_system_cpu(),
+        features=tuple(sorted(LLVM_FEATURES[feature] for feature in LLVM_FEATURES.keys() & _features())),
+    )
 
 
 def identity() -> str:
@@ -120,6 +126,17 @@ def _unit_figures() -> Mapping[str, Figure]:
             figures["fp16_flop_per_cycle"] = Figure(4 * bits // 16, "FLOP/cycle", source, "derived")
     return figures
 
+
+# Linux's names of what generated code uses -> LLVM's. LLVM goes by the model's number, which a virtual machine may make
+# up: one with AMX was seen to call itself a Rocket Lake, which has none.
+LLVM_FEATURES: Mapping[str, str] = MappingProxyType(
+    {
+        **{name: name for name in ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")},
+        **{"avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16"},
+        **{"avx512_fp16": "avx512fp16", "amx_tile": "amx-tile", "amx_bf16": "amx-bf16", "amx_int8": "amx-int8"},
+        **{"asimddp": "dotprod", "asimdhp": "fullfp16"},
+    }
+)
 
 # Feature -> bits of the widest vector that it multiplies, widest first.
 DOT_PRODUCTS = MappingProxyType({"avx512_vnni": 512, "avx_vnni": 256, "asimddp": 128})

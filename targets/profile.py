@@ -61,7 +61,8 @@ class Family:
 class Profile:
     """One chip, described by the file `path`.
 
-    `triple` and `arch` are LLVM's names of the machine and the processor, empty where LLVM knows none.
+    `triple` and `arch` are LLVM's names of the machine and the processor, empty where LLVM knows none; `features` what
+    the processor has whether or not LLVM knows it of that name.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Profile:
     figures: Mapping[str, Figure]
     triple: str = ""
     arch: str = ""
+    features: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)
 
     def si(self, figure: str) -> float:

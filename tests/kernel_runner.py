@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm.target.codegen import llvm_get_system_cpu
 
 from chipfit.codegen.images import build_pack_image, build_unpack_image
+from chipfit.codegen.library import tvm_target
 from chipfit.codegen.packing import pack
 from chipfit.codegen.spec import KernelSpec, PackImageSpec, UnpackImageSpec
 from chipfit.ir.images import Image, Shape
+from chipfit.targets.registry import get_target
 from chipfit.targets.tiles import Tile
 
 LANES = 8  # AVX2 and wider, or pairs of NEON registers
@@ -74,7 +75,7 @@ def aligned(size: int) -> np.ndarray:
 
 
 def host() -> Any:
-    return tvm.target.Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
+    return tvm_target(get_target("host"))
 
 
 def prepare(argument: Any, value: Any) -> Any:

@@ -89,7 +89,8 @@ def fixed_values(graph: Graph, entry: str = "forward") -> dict[str, Tensor]:
 def tvm_target(target: Target) -> Any:
     """LLVM for the chip's processor."""
     settings: dict[str, Any] = {"kind": "llvm", "num-cores": target.cpu.threads}
-    named = {"mtriple": target.profile.triple, "mcpu": target.profile.arch}
+    chip = target.profile
+    named = {"mtriple": chip.triple, "mcpu": chip.arch, "mattr": [f"+{feature}" for feature in chip.features]}
     return tvm.target.Target(settings | {key: value for key, value in named.items() if value})
 
 
