@@ -10,6 +10,7 @@ import torch
 from chipfit.ir.graph import Graph
 from chipfit.ir.precision import LAYERS
 from chipfit.passes.base import Context, Pass, PassResult
+from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.rewriting import with_narrow_layers
 
 
@@ -21,11 +22,11 @@ class Bfloat16(Pass):
     after:  y = float32(bfloat16(x) bfloat16(W)') + b
 
     Chips with units for it (AMX, tensor cores) multiply several times as fast, and weights take half the bytes where
-    they stream. Parameters stay float32 and can be trained on.
+    they stream. Parameters stay float32 and can be trained on. Batch norms become part of the layers before them.
     """
 
     name: ClassVar[str] = "bfloat16"
     summary: ClassVar[str] = "multiply in bfloat16 in linear layers and convolutions, with sums in float32"
 
     def run(self, graph: Graph, context: Context) -> PassResult:
-        return with_narrow_layers(graph, torch.bfloat16, LAYERS)
+        return with_narrow_layers(folded(graph), torch.bfloat16, LAYERS)

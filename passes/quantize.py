@@ -1,4 +1,4 @@
-"""quantize: weights of linear layers in 8 or 4 bits with scales, and if told what they read in 8 bits."""
+"""quantize: weights of linear layers in 8 or 4 bits with scales, and if told convolutions and what both read in 8."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from chipfit.ir import rounded
 from chipfit.ir.graph import EntryPoint, Graph, Node, Parameter, TensorType, Value
 from chipfit.ir.ops.signature import arguments, with_arguments
 from chipfit.ir.stored import GROUP, ZERO, groups, spelled, stored_weight
-from chipfit.passes.base import Context, Pass, PassResult
+from chipfit.passes.base import Context, Pass, PassResult, require_calibration
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.rounded_convs import convolutions, with_rounded_convs
 
 READERS = ("linear", "embedding")  # whose weight is stored by rows
 
@@ -34,11 +36,13 @@ class Quantize(Pass):
 
     With `activations`, which needs `bits=8`, each row of what the layers read is rounded to whole numbers R too, with a
     scale t that follows from the row: chips with units for it (AMX, VNNI, dot products of ARM) multiply int8 by int8
-    several times as fast as float32. Layers that read the same value share its rows.
+    several times as fast as float32. Layers that read the same value share its rows. Convolutions are then in int8 too,
+    batch norms a part of them: a scale for each filter, and one for all that is read, by the largest number that the
+    calibration data show. Left out are those of several groups, and those that read an image of up to four channels.
     """
 
     name: ClassVar[str] = "quantize"
-    summary: ClassVar[str] = "store the weights of linear layers in 8 or 4 bits, with their scales"
+    summary: ClassVar[str] = "linear layers with weights in 8 or 4 bits; convolutions and what both read in 8, if told"
     bits: int = 8
     activations: bool = False
 
@@ -48,10 +52,20 @@ class Quantize(Pass):
         if self.activations and self.bits != 8:
             raise UserError("quantize{activations=true} multiplies int8 by int8; use it with bits=8.")
 
+    def requires(self, graph: Graph, context: Context) -> None:
+        if self.activations and convolutions(graph):
+            require_calibration(context)
+
     def run(self, graph: Graph, context: Context) -> PassResult:
         chosen = weights(graph)
-        small = quantized(graph, chosen, self.bits)
-        return PassResult(with_rounded_rows(small) if self.activations else small, bool(chosen))
+        if not self.activations:
+            return PassResult(quantized(graph, chosen, self.bits), bool(chosen))
+        layers = convolutions(graph)
+        if layers:
+            graph = folded(graph)
+            layers = convolutions(graph)
+            graph = with_rounded_convs(graph, layers, context.calibration)
+        return PassResult(with_rounded_rows(quantized(graph, chosen, self.bits)), bool(chosen or layers))
 
 
 def weights(graph: Graph) -> list[str]:

@@ -14,6 +14,12 @@ from types import MappingProxyType
 
 from chipfit.ir.images import FEW_CHANNELS
 from chipfit.ir.kernels import Kernel, Work
+from chipfit.targets.matrix_unit import (
+    convolution_tiles,
+    image_rounding_cycles,
+    matrix_unit_conv_cycles,
+    matrix_unit_cycles,
+)
 from chipfit.targets.profile import Profile
 from chipfit.targets.tiles import (
     HALF_BLOCK,
@@ -22,13 +28,10 @@ from chipfit.targets.tiles import (
     Tile,
     attention_cycles,
     attention_tile,
-    conv_tile,
     depthwise_tile,
     dot_step_cycles,
     lanes,
     matmul_tile,
-    matrix_unit_conv_cycles,
-    matrix_unit_cycles,
     pixel_block,
     step_cycles,
 )
@@ -119,7 +122,8 @@ def patch_streams(tile: Tile, d: Mapping[str, int], cpu: Cpu) -> Amounts:
 
 def filter_bytes(d: Mapping[str, int]) -> int:
     """Of a convolution's weights."""
-    return (2 if d["narrow"] else 4) * d["oc"] * d["ic"] // d["groups"] * d["r"] * d["s"]
+    item = 1 if d["rounded"] else 2 if d["narrow"] else 4
+    return item * d["oc"] * d["ic"] // d["groups"] * d["r"] * d["s"]
 
 
 FUNCTIONS = frozenset({"exp", "gelu", "sigmoid", "silu", "tanh", "softmax", "log_softmax", "erf", "cos", "sin", "log"})
@@ -160,13 +164,21 @@ def _attention_cycles(dims: Dims, cpu: Cpu) -> float:
 @lru_cache(maxsize=65536)
 def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
-    if d["narrow"] and cpu.bf16_macs:
-        return matrix_unit_conv_cycles(cpu, *sizes(d), d["r"] * d["s"], d["stride"])
-    if tile := fast_tile(d, cpu):
-        return winograd_cycles(cpu, tile, *sizes(d))
-    tile = conv_tile(cpu, *(d[name] for name in ("batch", "ho", "wo", "ic", "oc", "r", "s", "groups")))
-    steps = d["ic"] // d["groups"] * d["r"] * d["s"]
-    return steps * product_cycles(cpu, tile, (d["batch"], d["ho"], d["wo"]), d["oc"] // d["groups"], d["groups"])
+    if fast := fast_tile(d, cpu):
+        return winograd_cycles(cpu, fast, *sizes(d))
+    tile = convolution_tiles(cpu, sizes(d), (d["r"], d["s"]), d["groups"], multiplied_in(d))[0]
+    if tile.unit == "amx":
+        return matrix_unit_conv_cycles(cpu, sizes(d), d["r"] * d["s"], d["stride"], bool(d["rounded"]))
+    steps = matmul_steps(cpu, tile, d["ic"] // d["groups"]) * d["r"] * d["s"]
+    pixels = (d["batch"], d["ho"], d["wo"])
+    products = steps * product_cycles(cpu, tile, pixels, d["oc"] // d["groups"], d["groups"])
+    rounded = math.prod(pixels) * d["stride"] ** 2 if d["rounded"] else 0
+    return products + image_rounding_cycles(cpu, rounded, d["ic"])
+
+
+def multiplied_in(d: Mapping[str, int]) -> str:
+    """What a convolution multiplies."""
+    return "int8" if d["rounded"] else "bfloat16" if d["narrow"] else "float32"
 
 
 def sizes(d: Mapping[str, int]) -> tuple[int, int, int, int, int]:
@@ -175,7 +187,8 @@ def sizes(d: Mapping[str, int]) -> tuple[int, int, int, int, int]:
 
 def fast_tile(d: Mapping[str, int], cpu: Cpu) -> Tile | None:
     """Winograd's tile for a convolution, where codegen takes that way."""
-    plain = d["stride"] == d["dilation"] == d["groups"] == 1 and (d["r"], d["s"]) == (3, 3) and not d["narrow"]
+    plain = d["stride"] == d["dilation"] == d["groups"] == 1 and multiplied_in(d) == "float32"
+    plain = plain and (d["r"], d["s"]) == (3, 3)
     return winograd_tile(cpu, *sizes(d)) if plain and d["ic"] > FEW_CHANNELS else None
 
 

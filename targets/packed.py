@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from chipfit.ir.images import Image
@@ -69,24 +69,45 @@ def rounded_matrix(tile: Tile, m: int, k: int, stored: str, rounded: bool) -> Pa
     return Packed(m * round_up(k, tile.lanes), "float16") if tile.unit == "half" else None
 
 
-def rounded_image(tile: Tile, source: Image, stride: tuple[int, int], width: int) -> Packed | None:
-    """Scratch for a convolution's source on AMX, an image for each remainder by the stride; `width` is the output's."""
-    if tile.unit != "amx":
+def rounded_image(tile: Tile, source: Image, stride: tuple[int, int], width: int, stored: str) -> Packed | None:
+    """Scratch for a convolution's source as it is multiplied; `width` is the output's.
+
+    On AMX an image for each remainder by the stride, elsewhere of int8 alone: words of four for dot products.
+    """
+    if tile.unit == "amx":
+        rows, columns = -(-source.rows // stride[0]), -(-source.columns // stride[1])
+        remainders, depth = stride[0] * stride[1], image_depth(source.channels, stored)
+        if source.planar:
+            remainders, columns, depth = stride[0], width, AMX_DEPTH
+        pixels = remainders * source.batch * rows * columns + columns + 4 * AMX_SIDE
+        return Packed(pixels * depth, "int8" if stored == "int8" else "uint16")
+    if stored != "int8":
         return None
-    rows, columns = -(-source.rows // stride[0]), -(-source.columns // stride[1])
-    remainders, depth = stride[0] * stride[1], round_up(source.channels, AMX_DEPTH)
-    if source.planar:
-        remainders, columns, depth = stride[0], width, AMX_DEPTH
-    return Packed((remainders * source.batch * rows * columns + columns + 4 * AMX_SIDE) * depth, "uint16")
+    return Packed(math.prod(source.shape)) if tile.unit == "vector" else Packed(math.prod(words(source).shape), "int32")
 
 
-def filters(tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, planar: bool) -> Packed:
+def image_depth(channels: int, stored: str) -> int:
+    """What AMX takes of a pixel's channels, filled up."""
+    return round_up(channels, ROW_STEP if stored == "int8" else AMX_DEPTH)
+
+
+def words(image: Image) -> Image:
+    """The image whose channels are words of four numbers of int8, as dot products take them."""
+    return replace(image, channels=-(-image.channels // QUAD), lanes=image.lanes // QUAD)
+
+
+def filters(
+    tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, planar: bool, stored: str = "float32"
+) -> Packed:
     """Of a convolution in `split` groups, whose source may be planar."""
     group_out, group_in, (rows, columns) = oc // split, ic // split, kernel
     if tile.unit == "amx":
-        row = round_up(columns * group_in, AMX_DEPTH) if planar else columns * round_up(group_in, AMX_DEPTH)
-        return Packed(round_up(group_out, AMX_PANEL) * rows * row, "uint16")
-    return Packed(split * round_up(group_out, tile.lanes) * group_in * rows * columns)
+        row = round_up(columns * group_in, AMX_DEPTH) if planar else columns * image_depth(group_in, stored)
+        return Packed(round_up(group_out, AMX_PANEL) * rows * row, "int8" if stored == "int8" else "uint16")
+    taps, outputs = rows * columns, split * round_up(group_out, tile.lanes)
+    if tile.unit != "vector":  # words of four, after the sums of the columns
+        return Packed(outputs * (1 + -(-group_in // QUAD) * taps), "int32")
+    return Packed(outputs * group_in * taps, "int8" if stored == "int8" else "float32")
 
 
 def transformed_filters(lanes: int, oc: int, ic: int) -> Packed:

@@ -12,9 +12,9 @@ import torch
 from chipfit.ir.fusion import rounds_rows
 from chipfit.ir.images import NO_HALO, Image, Shape, geometry, pools_globally
 from chipfit.ir.kernels import Kernel, Work
-from chipfit.targets.amounts import Cpu, Dims, fast_tile, sizes
+from chipfit.targets.amounts import Cpu, Dims, fast_tile, multiplied_in, sizes
+from chipfit.targets.matrix_unit import convolution_tiles
 from chipfit.targets.packed import (
-    AMX_DEPTH,
     ROW_BLOCK,
     Packed,
     depthwise_filters,
@@ -27,7 +27,7 @@ from chipfit.targets.packed import (
     row_words,
     transformed_filters,
 )
-from chipfit.targets.tiles import conv_tile, lanes, matmul_tile, matrix_unit_tile
+from chipfit.targets.tiles import lanes, matmul_tile
 from chipfit.targets.weights import Layout
 
 NUMBERS: Mapping[torch.dtype, str] = {torch.int8: "int8", torch.uint8: "int4"}
@@ -94,13 +94,12 @@ def _convolution(dims: Dims, depthwise: bool, source: Image, stride: tuple[int, 
     kernel, (batch, ho, wo, ic, oc) = (d["r"], d["s"]), sizes(d)
     if depthwise:
         return depthwise_filters(lanes(cpu), oc, kernel).bytes, 0
-    if tile := None if d["narrow"] or source.planar else fast_tile(d, cpu):
+    stored = multiplied_in(d)
+    if tile := None if stored != "float32" or source.planar else fast_tile(d, cpu):
         return transformed_filters(lanes(cpu), oc, ic).bytes, size_of(patches(tile, batch, ho, wo, ic))
-    whole = d["narrow"] and d["groups"] == 1 and not (source.planar and d["s"] * ic > AMX_DEPTH)
-    fast = matrix_unit_tile(cpu, batch, ho, wo, ic, oc, math.prod(kernel)) if whole else None
-    tile = fast or conv_tile(cpu, batch, ho, wo, ic, oc, *kernel, d["groups"])
-    weight = filters(tile, oc, ic, kernel, d["groups"], source.planar).bytes
-    return weight, size_of(rounded_image(tile, source, stride, wo))
+    tile = convolution_tiles(cpu, sizes(d), kernel, d["groups"], stored, source.planar)[0]
+    weight = filters(tile, oc, ic, kernel, d["groups"], source.planar, stored).bytes
+    return weight, size_of(rounded_image(tile, source, stride, wo, stored))
 
 
 def size_of(scratch: Packed | None) -> int:

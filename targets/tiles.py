@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from chipfit.ir.images import FEW_CHANNELS
-
 Order = Literal["columns", "rows"]
 Unit = Literal["vector", "amx", "vnni", "sdot", "half"]
 
@@ -87,8 +85,6 @@ STORE_STEPS = 8
 _TRANSPOSE_CYCLES = 4  # of a vector of keys, a shuffle for each of the rounds of interleaving, with its load and store
 _INT4_VECTORS = 4  # words, sums of the group and sums of all take a register each
 _BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
-_ROUND_CYCLES = 4  # to round a vector to bfloat16
-_NUMBER_CYCLES = 4  # to make float32 of a vector of sums of whole numbers, and scale it
 _AMX_ROWS = 8  # of fewer the matrix unit's tiles are mostly empty, and the weights are what takes the time
 _RESIDENT = 0.6  # the part of the second-level cache that weights may fill and still stay there
 _BROADCAST_BITS = 256  # from this width on, a multiply-add can take its scalar from memory (AVX2, AVX-512)
@@ -216,44 +212,6 @@ def dot_step_cycles(chip: CpuShape) -> float:
     return max(1.0, _PER_CYCLE * QUAD * lanes(chip) / chip.int8_macs)
 
 
-def matrix_unit_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, taps: int) -> Tile | None:
-    """For a convolution on the matrix unit, None without one.
-
-    Threads share out what is larger: the filters (`columns`), or the outputs (`rows`), so that each reads again the
-    part of the source that it rounded itself.
-    """
-    if not chip.bf16_macs:
-        return None
-    outputs = batch * (ho + 2) * (wo + 2)
-    by_rows = taps * oc <= 2 * outputs
-    panels = math.ceil(oc / 32)
-    uneven = panels % chip.threads > 0 and panels < 4 * chip.threads
-    chunks = chip.threads if by_rows or uneven else 1
-    block = math.ceil(math.ceil(outputs / chunks) / 32) * 32
-    order: Order = "rows" if by_rows else "columns"
-    return Tile(lanes(chip), 32, 32, order, chip.threads, True, block, "amx")
-
-
-def matrix_unit_cycles(chip: CpuShape, m: int, n: int, k: int, rounded: bool = False) -> float:
-    """Of the busiest thread: whole tiles of 16 x 16 x 32 (64 of int8), panels of 32 columns shared out, and either the
-    rounding of A, or what makes numbers of whole ones."""
-    columns, rows = 32 * math.ceil(math.ceil(n / 32) / chip.threads), math.ceil(m / 16) * 16
-    if rounded:
-        products = columns * rows * math.ceil(k / 64) * 64 / chip.matrix_int8_macs
-        return products + columns * m / lanes(chip) * _NUMBER_CYCLES
-    products = columns * rows * math.ceil(k / 32) * 32 / chip.bf16_macs
-    return products + m * k / lanes(chip) / chip.threads * _ROUND_CYCLES
-
-
-def matrix_unit_conv_cycles(
-    chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, taps: int, stride: int
-) -> float:
-    """As `matrix_unit_cycles`, for outputs numbered through rows with a halo of a pixel on either side."""
-    outputs, depth = batch * ho * (wo + 2), ic * 4 if ic <= FEW_CHANNELS else math.ceil(ic / 32) * 32
-    products = math.ceil(outputs / 16) * 16 * taps * depth * math.ceil(oc / 32) * 32 / chip.bf16_macs / chip.threads
-    return products + outputs * stride**2 * depth / lanes(chip) / chip.threads * _ROUND_CYCLES
-
-
 def attention_tile(chip: CpuShape, stack: int, share: int, m: int, n: int, k: int, width: int) -> Tile:
     """The tile and the rows of a job for attention of `stack` heads, `share` of which use one head of K (n, k)."""
     most = min(_MAX_VECTORS, -(-max(n, width) // lanes(chip)))
@@ -299,16 +257,14 @@ def _job_cycles(
     return product(n, k) + product(width, n) + -(-n // vector) * k * _TRANSPOSE_CYCLES
 
 
-def conv_tile(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1) -> Tile:
-    """The tile for a convolution; `mr` counts output pixels. `ic` and `oc` are the channels of all groups."""
-    return conv_tiles(chip, batch, ho, wo, ic, oc, r, s, groups)[0]
-
-
 def conv_tiles(
-    chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1
+    chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1, item: int = 4
 ) -> tuple[Tile, ...]:
-    """The tiles worth timing, that of `conv_tile` first."""
-    return _tiles(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * 4, groups)
+    """The tiles worth timing for a convolution, the best first; `mr` counts output pixels.
+
+    `ic` and `oc` are the channels of all groups; a weight takes `item` bytes.
+    """
+    return _tiles(chip, (batch, ho, wo), oc // groups, oc * (ic // groups) * r * s * item, groups)
 
 
 def conv_cycles(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int) -> float:

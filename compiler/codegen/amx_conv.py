@@ -1,4 +1,4 @@
-"""Convolution in bfloat16 on Intel's AMX, without building patches: a tile of A is 16 pixels in a row of memory.
+"""Convolution on Intel's AMX, in bfloat16 or int8, without patches: a tile of A is 16 pixels in a row of memory.
 
 The source is rounded into scratch with its halo, one image for each remainder of rows and columns by the stride. There
 the inputs of neighbouring outputs are neighbours for every tap, also across the end of a row: outputs are numbered
@@ -14,18 +14,20 @@ from functools import cached_property
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
-from chipfit.codegen.amx import TILE_BYTES, A, B, configure, instruction, load, rounded
-from chipfit.codegen.conv import check_halo
-from chipfit.codegen.epilogue import Finish, image_layout
+from chipfit.codegen.amx import BFLOAT16, TILE_BYTES, A, B, Numbers, configure, instruction, load, rounded
+from chipfit.codegen.conv import check_halo, finish_of
+from chipfit.codegen.epilogue import image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Output
+from chipfit.codegen.rounded_images import RoundedImage
 from chipfit.codegen.spec import ConvSpec
 from chipfit.ir.images import Shape
-from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, AMX_SIDE, round_up
+from chipfit.targets.packed import AMX_PANEL, AMX_SIDE, ROW_STEP, image_depth, round_up
 from chipfit.targets.tiles import Tile
 
 BLOCK = 2 * AMX_SIDE  # outputs of one square of sums
+INT8 = Numbers(ROW_STEP, 1, "tdpbssd", "int32")  # both factors with a sign
 
 
 def build_amx_conv(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
@@ -43,8 +45,9 @@ def build_with(
     def body(x: Buffer, w: Buffer, *rest: Buffer, scratch: Buffer) -> None:
         simd = Simd(tile.lanes)
         zero_halo(simd, rest[-1], spec.target)
-        finish = Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
-        emitter(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish), scratch).emit()
+        source = RoundedImage(simd, spec.source, x, rest[0]) if spec.stored == "int8" else None
+        finish = finish_of(spec, simd, rest[1:] if source else rest)
+        emitter(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish), scratch, source).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -60,11 +63,16 @@ class AmxConv:
     w: Buffer
     output: Output
     scratch: Buffer
+    source: RoundedImage | None
+
+    @property
+    def numbers(self) -> Numbers:
+        return INT8 if self.source else BFLOAT16
 
     @cached_property
     def depth(self) -> int:
         """Channels of a pixel in scratch."""
-        return round_up(self.spec.source.channels, AMX_DEPTH)
+        return image_depth(self.spec.source.channels, self.spec.stored)
 
     @cached_property
     def rows(self) -> int:
@@ -136,19 +144,25 @@ class AmxConv:
     def _round_pixel(self, halves: Buffer, to: Expr, start: Expr) -> None:
         """The channels of a pixel, and zeros behind them."""
         lanes, channels = self.simd.lanes, self.spec.source.channels
+        zeros = T.broadcast(T.cast(T.int32(0), halves.dtype), lanes)
 
         def vector(c: Expr, valid: int) -> None:
-            value = self.simd.where(valid, self.simd.load(self.x, start + c), 0.0)
-            T.buffer_store(halves, rounded(self.simd, value), [T.ramp(to + c, 1, lanes)])
+            T.buffer_store(halves, self._rounded(start + c, valid), [T.ramp(to + c, 1, lanes)])
 
         pieces(channels, lanes, vector)
         for c in range(round_up(channels, lanes), self.depth, lanes):
-            T.buffer_store(halves, T.broadcast(T.uint16(0), lanes), [T.ramp(to + c, 1, lanes)])
+            T.buffer_store(halves, zeros, [T.ramp(to + c, 1, lanes)])
+
+    def _rounded(self, start: Expr, valid: int) -> Expr:
+        """A vector of the source as it is multiplied, zeros beyond `valid`."""
+        if self.source:
+            return self.source.int8(start, valid)
+        return rounded(self.simd, self.simd.where(valid, self.simd.load(self.x, start), 0.0))
 
     def _span(self, halves: Buffer, p: Expr, start: Expr, count: int) -> None:
         channels = self.spec.target.channels
-        sums = T.alloc_buffer((BLOCK * AMX_PANEL,), "float32", scope="global", layout=None)
-        T.buffer_store(sums, T.float32(0), [BLOCK * AMX_PANEL - 1])
+        sums = T.alloc_buffer((BLOCK * AMX_PANEL,), self.numbers.sums, scope="global", layout=None)
+        T.buffer_store(sums, T.cast(T.int32(0), self.numbers.sums), [BLOCK * AMX_PANEL - 1])
 
         def panel(size: int) -> None:
             def block(m: Expr, rows: int) -> None:
@@ -164,21 +178,22 @@ class AmxConv:
         self, halves: Buffer, sums: Buffer, first: Expr, p: Expr, tiles: tuple[int, int], m: Expr, count: int
     ) -> None:
         """The sums of `tiles` (down, across) of outputs from `first` on, into scratch."""
-        down, across = tiles
+        (down, across), numbers = tiles, self.numbers
         square = [(i, j) for i in range(down) for j in range(across)]
         for i, j in square:
             instruction("tilezero", T.int8(2 * i + j))
-        (height, width), steps = self.taps, self.depth // AMX_DEPTH
-        step, blocks = AMX_PANEL * AMX_DEPTH, -(-count // BLOCK)
+        (height, width), steps = self.taps, self.depth // numbers.depth
+        step, blocks = AMX_PANEL * numbers.row, -(-count // BLOCK)
         with T.serial(0, height) as r, T.serial(0, width) as s, T.serial(0, steps) as k:
             pixel = first + self.tap(r, s)
             here = ((p * height + r) * width + s) * steps + k
             for i in range(down):
-                load(A + i, halves, (pixel + i * AMX_SIDE) * self.depth + k * AMX_DEPTH, 2 * self.depth)
+                at = (pixel + i * AMX_SIDE) * self.depth + k * numbers.row
+                load(A + i, halves, at, numbers.item * self.depth)
             for j in range(across):
-                load(B + j, self.w, here * step + j * AMX_SIDE * AMX_DEPTH, TILE_BYTES)
+                load(B + j, self.w, here * step + j * AMX_SIDE * numbers.row, TILE_BYTES)
             for i, j in square:
-                instruction("tdpbf16ps", T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
+                instruction(numbers.instruction, T.int8(2 * i + j), T.int8(A + i), T.int8(B + j))
             self._prefetch((here + height * width * steps) * step, m // BLOCK, step, blocks)
         for i, j in square:
             address = T.address_of(sums[i * AMX_SIDE * AMX_PANEL + j * AMX_SIDE])
@@ -193,9 +208,10 @@ class AmxConv:
 
     def _prefetch(self, offset: Expr, block: Expr, step: int, blocks: int) -> None:
         """This step of the next panel, shared out among the blocks of outputs."""
-        share = -(-step * 2 // LINE // blocks)
+        item = self.numbers.item
+        share = -(-step * item // LINE // blocks)
         for line in range(share):
-            self.simd.prefetch(self.w, offset + (block * share + line) * (LINE // 2))
+            self.simd.prefetch(self.w, offset + (block * share + line) * (LINE // item))
 
     def _store(self, sums: Buffer, row: Expr, position: Expr, n: Expr, size: int) -> None:
         target, lanes = self.spec.target, self.simd.lanes
@@ -204,6 +220,6 @@ class AmxConv:
         with T.If(T.And(x < target.width, y < target.height)), T.Then():
             for j in range(0, size, lanes):
                 at = (b, y, x, n + j)
-                value = T.bind(self.simd.load(sums, row * AMX_PANEL + j))
+                value = T.bind(self.simd.load_as_float(sums, row * AMX_PANEL + j))
                 finished = self.output.finish(value, at, min(lanes, size - j))
                 self.simd.store(self.output.buffer, self.output.layout.at(at), finished)

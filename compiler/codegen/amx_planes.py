@@ -26,8 +26,8 @@ from chipfit.targets.tiles import Tile
 
 def build_amx_planes(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
     """Arguments: source, weight, operands, target, scratch. Raises ValueError where a window exceeds a tile's row."""
-    if not spec.source.planar or spec.kernel[1] * spec.source.channels > AMX_DEPTH:
-        raise ValueError(f"Kernel {name} takes planes, and at most {AMX_DEPTH} numbers in a row of taps.")
+    if not spec.source.planar or spec.stored != "bfloat16" or spec.kernel[1] * spec.source.channels > AMX_DEPTH:
+        raise ValueError(f"Kernel {name} takes planes in bfloat16, and at most {AMX_DEPTH} numbers in a row of taps.")
     return build_with(AmxPlanes, spec, tile, name, shapes)
 
 

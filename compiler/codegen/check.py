@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chipfit.ir.emit import run
-from chipfit.ir.fusion import kernels, rounds_rows
+from chipfit.ir.fusion import kernels
 from chipfit.ir.graph import Graph, Value
 from chipfit.ir.precision import DTYPES
 
@@ -48,10 +48,11 @@ def errors(graph: Graph, found: Sequence[npt.NDArray[Any]], expected: Mapping[st
 def tolerance(graph: Graph, inputs: Sequence[Tensor], expected: Mapping[str, Tensor]) -> float:
     """How far from PyTorch's numbers the library's may be.
 
-    Where layers read rows of int8, the last bit of a sum decides what a number halfway between two whole ones becomes,
-    and layer by layer more of them follow: then it is twice what the last bits of the weights do to PyTorch's own.
+    Where layers multiply whole numbers, the last bit of a sum decides what a number halfway between two whole ones
+    becomes, and layer by layer more of them follow: then it is twice what the last bits of the weights do to PyTorch's
+    own.
     """
-    if any(rounds_rows(kernel) for kernel in kernels(graph.forward)):
+    if any(kernel.rounded for kernel in kernels(graph.forward)):
         moved = run(nudged(graph), *inputs)
         arrays = [moved[value.name].numpy() for value in graph.forward.outputs]
         return max(TOLERANCE_NARROW, 2 * max(errors(graph, arrays, expected), default=0.0))

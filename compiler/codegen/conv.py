@@ -1,17 +1,22 @@
-"""Convolution as an implicit matrix product: output pixels by output channels, over taps and input channels."""
+"""Convolution as an implicit matrix product: output pixels by output channels, over taps and input channels.
+
+Of int8 the source is rounded first, into scratch, and multiplied as words of four by the chip's dot products.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
+from chipfit.codegen.dots import ARITHMETIC, FLOAT, Arithmetic
 from chipfit.codegen.epilogue import Finish, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
-from chipfit.codegen.register import Multiply, Output, RegisterTile
+from chipfit.codegen.register import Multiply, Number, Output, RegisterTile
+from chipfit.codegen.rounded_images import RoundedImage
 from chipfit.codegen.spec import ConvSpec, DepthwiseSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
@@ -19,21 +24,40 @@ from chipfit.targets.tiles import Tile, pixel_block
 
 
 def build_conv(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
-    """Arguments: source, weight, operands, target. Raises ValueError if the source's halo is too small."""
+    """Arguments: source, weight, operands, target. Raises ValueError if the source's halo is too small, and for int8
+    in groups or planes."""
     check_halo(spec)
 
-    def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
+    def body(x: Buffer, w: Buffer, *rest: Buffer, scratch: Buffer | None = None) -> None:
         simd = Simd(tile.lanes)
         zero_halo(simd, rest[-1], spec.target)
-        finish = Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
-        _Conv(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish)).emit()
+        if scratch is None:
+            output = Output(rest[-1], image_layout(spec.target), finish_of(spec, simd, rest))
+            _Conv(spec, tile, simd, x, w, output).emit()
+            return
+        source = RoundedImage(simd, spec.source, x, rest[0]).written(tile, scratch)
+        output = Output(rest[-1], image_layout(spec.target), finish_of(spec, simd, rest[1:]), numbers(simd))
+        _Conv(replace(spec, source=source), tile, simd, scratch, w, output).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
 
+def finish_of(spec: ConvSpec, simd: Simd, rest: Sequence[Buffer]) -> Finish:
+    """`rest`: the operands, and the target."""
+    return Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
+
+
+def numbers(simd: Simd) -> Number:
+    """Sums of whole numbers as float32."""
+    return lambda total, row: T.cast(total, f"float32x{simd.lanes}")
+
+
 def check_halo(spec: ConvSpec | DepthwiseSpec) -> None:
-    """Raise ValueError unless every tap of every output pixel lies inside the source with its halo."""
+    """Raise ValueError unless every tap of every output pixel lies inside the source with its halo, and for int8 in
+    groups or planes."""
     source, target = spec.source, spec.target
+    if isinstance(spec, ConvSpec) and spec.stored == "int8" and (spec.groups > 1 or source.planar):
+        raise ValueError("A convolution of int8 takes no groups and no planes.")
     reach = [(k - 1) * d + 1 for k, d in zip(spec.kernel, spec.dilation, strict=True)]
     bottom = (target.height - 1) * spec.stride[0] - spec.padding[0] + reach[0] - source.height
     right = (target.width - 1) * spec.stride[1] - spec.padding[1] + reach[1] - source.width
@@ -60,6 +84,20 @@ class _Conv:
     @property
     def channels_out(self) -> int:
         return self.spec.target.channels // self.spec.groups
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return ARITHMETIC[self.tile.unit]
+
+    @property
+    def header(self) -> int:
+        """Rows of a packed panel before those of the reduction: what sums of int8 start from."""
+        return int(self.arithmetic is not FLOAT)
+
+    @property
+    def reduction(self) -> int:
+        """Its steps."""
+        return self.channels_in * self.spec.kernel[0] * self.spec.kernel[1]
 
     @property
     def block(self) -> tuple[int, int]:
@@ -99,7 +137,9 @@ class _Conv:
             self._taps(lambda r, s, c: self._step(multiply, origin, size, (g, n, channels), (r, s, c)))
 
         padded = self.spec.groups == 1 or self.channels_out % self.simd.lanes == 0
-        RegisterTile(self.simd, size[0] * size[1], channels, padded).emit(reduce, position, self.output)
+        tile = RegisterTile(self.simd, size[0] * size[1], channels, padded, self.arithmetic)
+        starts = self._vectors(g, n, channels, -1) if self.header else None
+        tile.emit(reduce, position, self.output, starts)
 
     def _taps(self, step: Callable[[Expr, Expr, Expr], None]) -> None:
         """Loops over the kernel's taps and the input channels. A planar source has too few channels for a loop."""
@@ -120,14 +160,22 @@ class _Conv:
         panel: tuple[Expr, Expr, int],
         tap: tuple[Expr, Expr, Expr],
     ) -> None:
-        spec, (r, s, c), (g, n, channels) = self.spec, tap, panel
-        reduction = self.channels_in * spec.kernel[0] * spec.kernel[1]
-        k, width = (r * spec.kernel[1] + s) * self.channels_in + c, round_up(channels, self.simd.lanes)
-        start = (g * round_up(self.channels_out, self.simd.lanes) + n) * reduction
-        vectors = [self.simd.load(self.w, start + k * width + j) for j in range(0, width, self.simd.lanes)]
+        (r, s, c), (g, n, channels) = tap, panel
+        k, width = (r * self.spec.kernel[1] + s) * self.channels_in + c, round_up(channels, self.simd.lanes)
+        vectors = self._vectors(g, n, channels, k)
         if self.tile.prefetch:
-            self.simd.prefetch(self.w, start + reduction * width + self._share(origin, k, reduction, width))
+            behind = self._panel_start(g, n) + (self.header + self.reduction) * width
+            self.simd.prefetch(self.w, behind + self._share(origin, k, self.reduction, width))
         multiply([self._pixel(origin, divmod(i, size[1]), g, tap) for i in range(size[0] * size[1])], vectors)
+
+    def _panel_start(self, g: Expr, n: Expr) -> Expr:
+        return (g * round_up(self.channels_out, self.simd.lanes) + n) * (self.header + self.reduction)
+
+    def _vectors(self, g: Expr, n: Expr, channels: int, k: Expr) -> list[Expr]:
+        """Row `k` of a packed panel; the header is row -1."""
+        width, read = round_up(channels, self.simd.lanes), self.simd.load if self.header else self.simd.load_as_float
+        start = self._panel_start(g, n) + (self.header + k) * width
+        return [read(self.w, start + j) for j in range(0, width, self.simd.lanes)]
 
     def _pixel(self, origin: tuple[Expr, Expr, Expr], at: tuple[int, int], g: Expr, tap: tuple[Expr, ...]) -> Expr:
         """The input that output pixel origin + at multiplies with this tap."""

@@ -21,6 +21,7 @@ from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, masks, outside
 from chipfit.ir.graph import Graph, Node, TensorType, Value
 from chipfit.ir.images import NO_HALO, Image, Shape, halos, planar_values
+from chipfit.ir.rounded_conv import rounded_conv
 from chipfit.ir.stored import stored_weight
 from chipfit.targets.tiles import CpuShape, Tile, lanes
 
@@ -92,8 +93,9 @@ class Lowering:
                 self.stock(kernel.nodes, kernel.outputs)
 
     def lower_generated(self, kernel: Kernel) -> None:
-        found = stored_weight(self.entry, kernel.anchor)
+        found, rounded = stored_weight(self.entry, kernel.anchor), rounded_conv(self.entry, kernel.anchor)
         stored = (found.numbers, found.scales) if found else (*masks(kernel), *conditions(kernel))
+        stored += (rounded.numbers,) if rounded else ()
         values = (value for value in (*kernel.inputs, kernel.output) if value not in stored)
         if kernel.kind not in RULES or any(value.type.dtype != torch.float32 for value in values):
             raise Unsupported(f"{kernel.kind} of other than float32")

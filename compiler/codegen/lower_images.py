@@ -6,15 +6,25 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import ConvSpec, DepthwiseSpec, GlobalPoolSpec, Operand, PointwiseSpec, PoolSpec, WinogradSpec
+from chipfit.codegen.spec import (
+    ConvSpec,
+    DepthwiseSpec,
+    GlobalPoolSpec,
+    Multiplied,
+    Operand,
+    PointwiseSpec,
+    PoolSpec,
+    WinogradSpec,
+)
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.images import Geometry, Image, geometry, pools_globally, windows
 from chipfit.ir.precision import narrow
-from chipfit.targets.packed import AMX_DEPTH
-from chipfit.targets.tiles import Tile, conv_tiles, depthwise_tile, matrix_unit_tile
+from chipfit.ir.rounded_conv import rounded_conv
+from chipfit.targets.matrix_unit import convolution_tiles
+from chipfit.targets.tiles import Tile, depthwise_tile
 from chipfit.targets.winograd import winograd_tile
 
 if TYPE_CHECKING:
@@ -28,7 +38,7 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
         raise Unsupported("a convolution that is transposed, not of two dimensions, or by an activation")
     anchor = kernel.anchor.outputs[0]
     target = target_image(low, kernel)
-    half = narrow(low.entry, kernel.anchor)
+    half, rounded = narrow(low.entry, kernel.anchor), rounded_conv(low.entry, kernel.anchor)
     steps = collected(low, kernel, target, shape.bias, half.result if half else kernel.anchor)
     tensor, source = low.image(shape.source)
     batch, channels, height, width = anchor.shape
@@ -38,33 +48,25 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     if kernel.kind == "depthwise" and channels == source.channels:
         spec = DepthwiseSpec(source, target, *settings, steps.epilogue)
         tile = depthwise_tile(low.cpu, batch, height, width, channels)
-    elif half:
-        spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue, "bfloat16")
-        tile = narrow_tile(low, spec)
-    elif fast := fast_tile(low, kernel, shape, source):
+    elif not half and not rounded and (fast := fast_tile(low, kernel, shape, source)):
         spec = WinogradSpec(source, target, shape.padding, steps.epilogue)
         tile = fast
     else:
-        spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue)
+        stored: Multiplied = "bfloat16" if half else "int8" if rounded else "float32"
+        spec = ConvSpec(source, target, *settings, shape.groups, steps.epilogue, stored)
         tile = plain_tile(low, spec)
-    packed = spec.arguments(tile)[1]
-    weight = low.weight(shape.weight, packed)
-    low.emit_image(kernel.output, spec, tile, [tensor, weight, *operands(low, steps)], target)
+    factors = [tensor, low.weight(shape.weight, spec.arguments(tile)[1])]
+    if rounded:
+        if source.planar:
+            raise Unsupported("a convolution of int8 on planes")
+        factors.append(low.weight(rounded.steps))
+    low.emit_image(kernel.output, spec, tile, [*factors, *operands(low, steps)], target)
 
 
 def plain_tile(low: Lowering, spec: ConvSpec) -> Tile:
     source, target = spec.source, spec.target
     sizes = (target.batch, target.height, target.width, source.channels, target.channels)
-    return low.choose(spec, conv_tiles(low.cpu, *sizes, *spec.kernel, spec.groups))
-
-
-def narrow_tile(low: Lowering, spec: ConvSpec) -> Tile:
-    """On the matrix unit where there is one, but for planes with wide windows."""
-    source, target = spec.source, spec.target
-    sizes = (target.batch, target.height, target.width, source.channels, target.channels)
-    wide = source.planar and spec.kernel[1] * source.channels > AMX_DEPTH
-    fast = None if wide or spec.groups > 1 else matrix_unit_tile(low.cpu, *sizes, math.prod(spec.kernel))
-    return fast or plain_tile(low, spec)
+    return low.choose(spec, convolution_tiles(low.cpu, sizes, spec.kernel, spec.groups, spec.stored, source.planar))
 
 
 def fast_tile(low: Lowering, kernel: Kernel, shape: Geometry, source: Image) -> Tile | None:

@@ -68,7 +68,7 @@ def lower_stored(low: Lowering, kernel: Kernel, a: Value, b: Stored, bias: Value
 
 def lower_narrow(low: Lowering, kernel: Kernel, half: Narrow) -> None:
     """A linear layer in bfloat16 or float16."""
-    a, b = half.source.inputs[0], half.weight.inputs[0]
+    a, b = half.source, half.weight.inputs[0]
     (n, k), m = b.shape, math.prod(a.shape[:-1])
     steps = collected(low, kernel, (m, n), None, last=half.result)
     stored: Literal["bfloat16", "float16"] = "float16" if half.dtype == torch.float16 else "bfloat16"

@@ -106,6 +106,25 @@ def _conv(params: Mapping[str, int | bool], weight: Array) -> Array:
     return np.concatenate([panels(matrix, params["lanes"], params["nr"]) for matrix in flat])
 
 
+def _conv_quads(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """int8 (OC, IC, R, S) -> as `_quads` over the reduction (R, S, IC), filled up to four at each tap."""
+    return _quads(params, _taps(weight, 4))
+
+
+def _conv_tiles(params: Mapping[str, int | bool], weight: Array) -> Array:
+    """int8 (OC, IC, R, S) -> [OC / 32][R S IC / 64][2][16][16][4], IC filled up: as `_quad_pairs`, without sums."""
+    flat = _taps(weight, 64)
+    whole = np.pad(flat, ((0, -len(flat) % 32), (0, 0))).reshape(-1, 2, 16, flat.shape[1] // 64, 16, 4)
+    return np.ravel(whole.transpose(0, 3, 1, 4, 2, 5))
+
+
+def _taps(weight: Array, step: int) -> Array:
+    """(OC, IC, R, S) -> (OC, R S IC), IC filled up to a multiple of `step`."""
+    taps = weight.transpose(0, 2, 3, 1)
+    filled = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, -taps.shape[-1] % step)))
+    return filled.reshape(len(weight), -1)
+
+
 def _winograd(params: Mapping[str, int | bool], weight: Array) -> Array:
     """(OC, IC, 3, 3) -> G g G' of each filter, as panels over (position, IC)."""
     turned = np.einsum("ir,ocrs,js->ijco", _FILTER, weight.astype(np.float64), _FILTER, optimize=True)
@@ -138,6 +157,8 @@ _PACKERS = {
     "pairs": _pairs,
     "conv_pairs": _conv_pairs,
     "conv": _conv,
+    "conv_quads": _conv_quads,
+    "conv_tiles": _conv_tiles,
     "winograd": _winograd,
     "depthwise": _depthwise,
 }

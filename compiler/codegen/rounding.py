@@ -42,14 +42,14 @@ def _round(simd: Simd, width: int, zero: int, source: tuple[Buffer, Expr], targe
     def vector(i: Expr, valid: int, _: int) -> None:
         number = T.nearbyint(simd.load(x, start + i, valid) * steps)
         whole = T.cast(number, f"int32x{simd.lanes}") + T.broadcast(T.int32(zero), simd.lanes)
-        _store(simd, words, first + i // QUAD, T.cast(whole, f"int8x{simd.lanes}"))
+        store_words(simd, words, first + i // QUAD, T.cast(whole, f"int8x{simd.lanes}"))
 
     Row(simd, width).each(vector)
     scale = T.reinterpret(f"int32x{simd.lanes}", top * simd.splat(1 / LARGEST))
     T.buffer_store(words, scale, [T.ramp(first + scale_word(width), 1, simd.lanes)])
 
 
-def _store(simd: Simd, words: Buffer, index: Expr, numbers: Expr) -> None:
+def store_words(simd: Simd, words: Buffer, index: Expr, numbers: Expr) -> None:
     """A vector of int8 as words of four."""
     count = simd.lanes // QUAD
     dtype, where = ("int32", index) if count == 1 else (f"int32x{count}", T.ramp(index, 1, count))

@@ -52,6 +52,7 @@ class Result:
     index: int
 
 
+Multiplied = Literal["float32", "bfloat16", "int8"]  # what a convolution multiplies
 StepArg = Literal["acc"] | int | float | Result
 
 
@@ -83,7 +84,8 @@ class Packing:
     `pairs` (bfloat16 for AMX; `transposed`), `nibbles` (int4; `lanes`, `nr`, `k`, `group`), `quads` (int8 for dot
     products; `lanes`, `nr`, and `zero` of the other factor), `quad_pairs` (int8 for AMX; `zero`);
     filters (OC, IC / groups, R, S): `conv` (`lanes`, `nr`, `groups`, `half` to round to bfloat16), `conv_pairs` (as
-    `pairs` over (R, S, IC); `planar` fills up rows of taps, else each tap), `winograd` (3 x 3; `lanes`, `nr`);
+    `pairs` over (R, S, IC); `planar` fills up rows of taps, else each tap), `conv_quads` (as `quads` over (R, S, IC),
+    each tap filled up), `conv_tiles` (int8 for AMX), `winograd` (3 x 3; `lanes`, `nr`);
     filters (C, 1, R, S): `depthwise` (`lanes`).
     """
 
@@ -228,8 +230,9 @@ class RoundSpec:
 class ConvSpec:
     """2-D convolution, (groups, any channels); `padding` is (top, left), bottom and right follow from the sizes.
 
-    Of a weight `stored` in bfloat16 only that many bits count, and the source may be rounded too. The source's halo
-    must cover the padding on all sides; a planar source (groups = 1) is for few channels.
+    Of a weight `stored` in bfloat16 only that many bits count, and the source may be rounded too. With int8 the source
+    is rounded as `ir.rounded_conv` describes, by a number that is an argument behind the weight. The source's halo must
+    cover the padding on all sides; a planar source (groups = 1) is for few channels.
     """
 
     source: Image
@@ -240,17 +243,28 @@ class ConvSpec:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     epilogue: Epilogue = Epilogue()
-    stored: Literal["float32", "bfloat16"] = "float32"
+    stored: Multiplied = "float32"
 
     def arguments(self, tile: Tile) -> tuple[Argument, ...]:
-        planar, half = self.source.planar, self.stored == "bfloat16"
-        size = filters(tile, self.target.channels, self.source.channels, self.kernel, self.groups, planar)
-        packing = Packing("conv", {"lanes": tile.lanes, "nr": tile.nr, "groups": self.groups, "half": half})
-        if tile.unit == "amx":
-            packing = Packing("conv_pairs", {"planar": planar})
+        planar, channels = self.source.planar, (self.target.channels, self.source.channels)
+        size = filters(tile, *channels, self.kernel, self.groups, planar, self.stored)
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        own = rounded_image(tile, self.source, self.stride, self.target.width)
-        return (source, weight(size, packing), *_operands(self.epilogue.operands), target, *scratch(own))
+        steps = (Argument("operand", (1,)),) if self.stored == "int8" else ()
+        own = rounded_image(tile, self.source, self.stride, self.target.width, self.stored)
+        factors = (source, weight(size, self._packing(tile)), *steps)
+        return (*factors, *_operands(self.epilogue.operands), target, *scratch(own))
+
+    def _packing(self, tile: Tile) -> Packing:
+        if tile.unit == "amx":
+            return (
+                Packing("conv_tiles")
+                if self.stored == "int8"
+                else Packing("conv_pairs", {"planar": self.source.planar})
+            )
+        shape = {"lanes": tile.lanes, "nr": tile.nr}
+        if tile.unit != "vector":
+            return Packing("conv_quads", {**shape, "zero": tile.zero})
+        return Packing("conv", {**shape, "groups": self.groups, "half": self.stored == "bfloat16"})
 
 
 @dataclass(frozen=True)

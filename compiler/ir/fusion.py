@@ -16,8 +16,9 @@ import torch
 
 from chipfit.ir.emit import resolve
 from chipfit.ir.graph import EntryPoint, Node, Value
-from chipfit.ir.precision import narrow
+from chipfit.ir.precision import Narrow, narrow
 from chipfit.ir.rounded import reads_rounded_rows, rounded_rows
+from chipfit.ir.rounded_conv import RoundedConv, rounded_conv
 from chipfit.ir.stored import stored_weight
 
 MATMULS = frozenset({"linear", "matmul", "mm", "bmm", "addmm"})
@@ -42,7 +43,8 @@ EPILOGUE |= {"gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu"
 class Kernel:
     """One kernel: `nodes` in topological order, what they read from outside, and what others read of them.
 
-    `rounded`: it is a product of whole numbers, whose first factor another kernel rounded to int8.
+    `rounded`: it is a product of whole numbers, whose first factor another kernel rounded to int8, or a convolution of
+    whole numbers, which rounds its own source.
     """
 
     kind: str  # matmul, attention, conv, depthwise, pool, reduce, pointwise, move or opaque
@@ -85,10 +87,15 @@ def folded(entry: EntryPoint) -> tuple[Node, ...]:
 
 def weight_nodes(entry: EntryPoint, node: Node) -> tuple[Node, ...]:
     """The nodes through which a layer alone reads a weight that is kept in few bits or rounded to bfloat16."""
-    if half := narrow(entry, node):
-        return (half.weight,)
+    if fewer := in_fewer_bits(entry, node):
+        return (fewer.weight,)
     stored = stored_weight(entry, node)
     return stored.nodes if stored else ()
+
+
+def in_fewer_bits(entry: EntryPoint, node: Node) -> Narrow | RoundedConv | None:
+    """A layer that multiplies in fewer bits than its source and its result have."""
+    return narrow(entry, node) or rounded_conv(entry, node)
 
 
 @cache
@@ -125,6 +132,8 @@ class Planner:
         constants = {node.name for node in folded(entry)}
         self.entry = entry
         self.nodes = [node for node in entry.nodes if node.name not in constants]
+        self.fewer = {node.name: fewer for node in self.nodes if (fewer := in_fewer_bits(entry, node))}
+        self.parts = {node.name for fewer in self.fewer.values() for node in fewer.nodes}  # no other kernel takes them
         self.varying = {value.name for node in self.nodes for value in node.outputs}
         self.position = {node.name: index for index, node in enumerate(entry.nodes)}
         self.returned = {value.name for value in entry.outputs}
@@ -152,7 +161,8 @@ class Planner:
         """The one node that reads `node`, or None if several do, none does, or the value is returned."""
         readers = self.entry.consumers.get(node.name, ())
         alone = len(readers) == 1 and len(node.outputs) == 1 and node.name not in self.returned
-        return readers[0] if alone and readers[0].name not in self.owner else None
+        free = alone and readers[0].name not in self.owner and readers[0].name not in self.parts
+        return readers[0] if free else None
 
     def claim_rms_norm(self, square: Node) -> None:
         """x * rsqrt(mean(x * x) + eps), times a weight if there is one, as transformers spells RMSNorm.
@@ -191,17 +201,17 @@ class Planner:
         return len(others) == len(fixed) == 1 and fixed[0].shape == scaled.outputs[0].shape[-1:]
 
     def claim_anchor(self, node: Node) -> None:
-        half = narrow(self.entry, node)
-        self.claim(node.name, half.nodes if half else [*weight_nodes(self.entry, node), node])
+        fewer = self.fewer.get(node.name)
+        self.claim(node.name, fewer.nodes if fewer else [*weight_nodes(self.entry, node), node])
         if node.kind == ATTENTION or node.kind in ("matmul", "bmm"):
             for value in node.inputs:
                 self.claim_views(node, value)
         if node.kind in CONVS:
-            self.claim_padding(node)
+            self.claim_padding(node, fewer.source if fewer else node.inputs[0])
         if node.kind == ATTENTION:
             self.claim_merged_heads(node)
         elif fuses_epilogue(node):
-            self.claim(node.name, self.epilogue(half.result if half else node))
+            self.claim(node.name, self.epilogue(fewer.result if fewer else node))
 
     def claim_views(self, anchor: Node, value: Value) -> None:
         """The views through which only this kernel reads."""
@@ -216,9 +226,9 @@ class Planner:
             return False
         return all(self.owner.get(reader.name) == anchor.name for reader in self.entry.consumers[node.name])
 
-    def claim_padding(self, anchor: Node) -> None:
+    def claim_padding(self, anchor: Node, source: Value) -> None:
         """Padding with zeros before a convolution is a wider halo of its source."""
-        producer = self.entry.producers.get(anchor.inputs[0].name)
+        producer = self.entry.producers.get(source.name)
         pads = producer and producer.kind in ("constant_pad_nd", "pad") and is_zero_padding(producer)
         if producer and pads and self.only_reader_is(anchor, producer):
             self.claim(anchor.name, [producer])
@@ -272,7 +282,8 @@ class Planner:
         members = {kind_of(node) for node in nodes}
         mixed = kind_of(anchor) == "move" and "pointwise" in members
         kernel = kernel_of("pointwise" if mixed else kind_of(anchor), anchor, nodes)
-        return replace(kernel, rounded=reads_rounded_rows(self.entry, anchor))
+        in_int8 = isinstance(self.fewer.get(name), RoundedConv)
+        return replace(kernel, rounded=in_int8 or reads_rounded_rows(self.entry, anchor))
 
 
 def kernel_of(kind: str, anchor: Node, nodes: tuple[Node, ...]) -> Kernel:

@@ -14,6 +14,7 @@ from chipfit.ir.fusion import CONVS, Kernel, kind_of
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.signature import arguments
 
+ROUNDING = frozenset({"to", "clamp", "round", "mul"})  # what a layer in fewer bits does to its factors first
 FEW_CHANNELS = 4  # an input with no more than these is read plane by plane
 
 Halo = tuple[int, int, int, int]  # top, bottom, left, right
@@ -97,7 +98,7 @@ def geometry(kernel: Kernel) -> Geometry | None:
     if node.kind not in CONVS:
         return None
     given = arguments(node)
-    source, weight = (uncast(kernel, value) for value in node.inputs[:2])
+    source, weight = (unrounded(kernel, value) for value in node.inputs[:2])
     if given.get("transposed") or len(weight.shape) != 4 or len(node.outputs[0].shape) != 4:
         return None
     stride, padding, dilation, groups = (given[name] for name in ("stride", "padding", "dilation", "groups"))
@@ -108,10 +109,12 @@ def geometry(kernel: Kernel) -> Geometry | None:
     return Geometry(source, weight, bias, pair(stride), total, pair(dilation), int(groups))  # type: ignore[arg-type]
 
 
-def uncast(kernel: Kernel, value: Value) -> Value:
-    """What a layer in bfloat16 rounds."""
-    casts = {node.name: node for node in kernel.nodes if node.kind == "to"}
-    return casts[value.name].inputs[0] if value.name in casts else value
+def unrounded(kernel: Kernel, value: Value) -> Value:
+    """What a layer in bfloat16 or int8 rounds."""
+    rounding = {node.name: node for node in kernel.nodes[: kernel.nodes.index(kernel.anchor)] if node.kind in ROUNDING}
+    while value.name in rounding:
+        value = rounding[value.name].inputs[0]
+    return value
 
 
 def padded_by(kernel: Kernel, source: Value) -> tuple[tuple[int, int], Value]:

@@ -29,9 +29,8 @@ class Work:
     `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and whether it multiplies in fewer
     bits: narrow, in bfloat16, half, in float16, rounded, in int8. Of an attention: batch, counting heads, share, m, n,
     k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc,
-    r, s, stride, groups; of a conv dilation and narrow too. Of a reduce: rows, width. Of a pointwise or move: elements.
-    `elements` is the size of the output everywhere, and `fused` counts the pointwise ops in the kernel. `shape` is the
-    (first) output's.
+    r, s, stride, groups; of a conv dilation, narrow and rounded too. Of a reduce: rows, width. Everywhere `elements` is
+    the size of the output, and `fused` counts the pointwise ops in the kernel. `shape` is the (first) output's.
     """
 
     flops: int
@@ -63,9 +62,10 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
     dims = DIMS[kernel.kind](kernel.anchor, shapes) | {"elements": elements, "fused": len(counted(kernel)) - 1}
     read = read_bytes(kernel, shapes)
     if kernel.kind == "matmul":
-        dims["streamed"], dims["rounded"] = streamed_bytes(kernel, shapes), int(kernel.rounded)
+        dims["streamed"] = streamed_bytes(kernel, shapes)
     if kernel.kind in ("matmul", "conv"):
         dims["narrow"] = int(kernel.anchor.outputs[0].type.dtype == torch.bfloat16)
+        dims["rounded"] = int(kernel.rounded)
     if kernel.kind == "matmul":
         dims["half"] = int(kernel.anchor.outputs[0].type.dtype == torch.float16)
     if is_view(kernel):

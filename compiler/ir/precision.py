@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
-from chipfit.ir.ops.signature import arguments, with_arguments
+from chipfit.ir.graph import Arg, EntryPoint, Node, TensorType, Value
+from chipfit.ir.ops.signature import arguments, trimmed, with_arguments
 
 LAYERS = ("linear", "conv2d")
 DTYPES = (torch.bfloat16, torch.float16)
@@ -22,7 +22,7 @@ DTYPES = (torch.bfloat16, torch.float16)
 class Narrow:
     """A layer in fewer bits: the casts of its source and its weight, itself, and the cast of its result."""
 
-    source: Node
+    cast: Node
     weight: Node
     layer: Node
     result: Node
@@ -32,8 +32,13 @@ class Narrow:
         return self.layer.outputs[0].type.dtype
 
     @property
+    def source(self) -> Value:
+        """What is rounded."""
+        return self.cast.inputs[0]
+
+    @property
     def nodes(self) -> tuple[Node, ...]:
-        return self.source, self.weight, self.layer, self.result
+        return self.cast, self.weight, self.layer, self.result
 
 
 def spelled(layer: Node, dtype: torch.dtype) -> Iterator[Node]:
@@ -42,22 +47,34 @@ def spelled(layer: Node, dtype: torch.dtype) -> Iterator[Node]:
     source, weight, bias = given["input"], given["weight"], given["bias"]
     if not isinstance(source, Value) or not isinstance(weight, Value):
         raise TypeError(f"{layer.name} has no source or weight.")
-    result = layer.outputs[0]
+    result, whole = layer.outputs[0], unbiased(layer)
     halves = [_value(result, name, value.shape, dtype) for name, value in (("x", source), ("w", weight))]
     for value, half in zip((source, weight), halves, strict=True):
         yield Node("aten.to.dtype", (value, dtype), (), (half,), layer.module)
     product = _value(result, "y", result.shape, dtype)
-    plain = with_arguments(layer, input=halves[0], weight=halves[1], bias=None)
+    plain = trimmed(with_arguments(layer, input=halves[0], weight=halves[1], bias=None))
     yield Node(layer.op, plain.args, plain.kwargs, (product,), layer.module)
-    whole = result if bias is None else _value(result, "sum", result.shape, torch.float32)
     yield Node("aten.to.dtype", (product, torch.float32), (), (whole,), layer.module)
-    if isinstance(bias, Value):
-        if layer.kind == "conv2d":
-            column = (*bias.shape, 1, 1)
-            beside = _value(result, "bias", column, torch.float32)
-            yield Node("aten.reshape.default", (bias, column), (), (beside,), layer.module)
-            bias = beside
-        yield Node("aten.add.Tensor", (whole, bias), (), (result,), layer.module)
+    yield from biased(layer, bias)
+
+
+def unbiased(layer: Node) -> Value:
+    """What a layer gives before its bias is added, in float32: its result, if it has none."""
+    result = layer.outputs[0]
+    return result if arguments(layer)["bias"] is None else _value(result, "sum", result.shape, torch.float32)
+
+
+def biased(layer: Node, bias: Arg) -> Iterator[Node]:
+    """The nodes that make a layer's result of what is `unbiased`."""
+    if not isinstance(bias, Value):
+        return
+    result = layer.outputs[0]
+    if layer.kind == "conv2d":
+        column = (*bias.shape, 1, 1)
+        beside = _value(result, "bias", column, torch.float32)
+        yield Node("aten.reshape.default", (bias, column), (), (beside,), layer.module)
+        bias = beside
+    yield Node("aten.add.Tensor", (unbiased(layer), bias), (), (result,), layer.module)
 
 
 def narrow(entry: EntryPoint, layer: Node) -> Narrow | None:

@@ -11,6 +11,8 @@ from chipfit.ir.graph import Arg, EntryPoint, Node, TensorType, Value, map_value
 
 LONGEST = 16  # nodes of no spelling
 
+Named = tuple[tuple[str, Arg], ...]
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -19,9 +21,9 @@ class Writer:
     result: Value
     module: str
 
-    def node(self, name: str, op: str, args: tuple[Arg, ...], shape: Sequence[int]) -> Node:
+    def node(self, name: str, op: str, args: tuple[Arg, ...], shape: Sequence[int], kwargs: Named = ()) -> Node:
         value = Value(f"{self.result.name}.{name}", TensorType(tuple(shape), torch.float32))
-        return Node(op, args, (), (value,), self.module)
+        return Node(op, args, kwargs, (value,), self.module)
 
     def last(self, op: str, args: tuple[Arg, ...]) -> Node:
         return Node(op, args, (), (self.result,), self.module)

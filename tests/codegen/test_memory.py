@@ -88,6 +88,7 @@ MODELS = [
     pytest.param(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 96)), (16, 64), PLAIN, id="perceptron"),
     pytest.param(Images(), (3, 20, 20), PLAIN, id="images"),
     pytest.param(Images(), (3, 20, 20), (Bfloat16(),), id="images in bfloat16"),
+    pytest.param(Images(), (3, 20, 20), (Quantize(activations=True),), id="images in int8"),
     pytest.param(Block(), (16, 64), (Quantize(),), id="int8"),
     pytest.param(Block(), (16, 64), (Quantize(bits=4),), id="int4"),
     pytest.param(Block(), (16, 64), (Quantize(activations=True),), id="int8 by int8"),
@@ -102,7 +103,7 @@ def test_the_cost_model_says_what_is_held(
     inputs = (torch.randn(1, *shape),)
     graph = rebatch(import_model(module.eval(), inputs), 1)
     for each in passes:
-        graph = each.run(graph, Context(teacher=graph)).graph
+        graph = each.run(graph, Context(teacher=graph, calibration=[inputs])).graph
     library = compile_graph(graph, get_target("host"), tmp_path / "library", inputs)
     assert (
         get_target("host").cost_model.cost(graph).peak_memory_bytes == read_record(tmp_path / "library")["memory_bytes"]

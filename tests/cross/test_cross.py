@@ -72,6 +72,17 @@ def test_fewer_bits_go_to_the_chips_own_units(emulator, tmp_path, chosen, unit):
     assert [kernel["tile"]["unit"] for kernel in record["kernels"] if kernel.get("kernel") == "matmul"] == [unit] * 6
 
 
+def test_convolutions_in_int8_go_to_dot_products(emulator, tmp_path):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(8, 21, 3, padding=1), nn.BatchNorm2d(21), nn.ReLU(), nn.Conv2d(21, 35, 3, 2), nn.ReLU()
+    inputs = (torch.randn(1, 8, 14, 14),)
+    graph = import_model(nn.Sequential(*layers).eval(), inputs)
+    small = Quantize(activations=True).run(graph, Context(teacher=graph, calibration=[inputs])).graph
+    cross_compile(rebatch(small, 1), get_target(ARM), tmp_path / "library", inputs)
+    record = json.loads((tmp_path / "library/library.json").read_text())
+    assert [kernel["tile"]["unit"] for kernel in record["kernels"] if kernel.get("kernel") == "conv"] == ["sdot"] * 2
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """The small network, compiled and with its arguments."""

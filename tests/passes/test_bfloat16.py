@@ -73,6 +73,12 @@ def test_the_library_is_as_near_as_bfloat16_lets_it(graph, tmp_path, rows):
     assert not any("stock" in kernel for kernel in record["kernels"])
 
 
+def test_a_batch_norm_is_part_of_the_convolution_before_it():
+    layers = nn.Conv2d(8, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU()
+    small = narrowed(import_model(nn.Sequential(*layers).eval(), (torch.randn(1, 8, 9, 9),)))
+    assert [kernel.kind for kernel in kernels(small.forward)] == ["conv"]
+
+
 def test_nothing_to_round_changes_nothing():
     graph = import_model(nn.ReLU(), (torch.zeros(1, 3),))
     result = Bfloat16().run(graph, Context(teacher=graph))

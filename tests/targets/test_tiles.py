@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_runner import Chip
 
-from chipfit.targets.tiles import conv_tile, depthwise_tile, fits, matmul_tile, pixel_block
+from chipfit.targets.tiles import conv_tiles, depthwise_tile, fits, matmul_tile, pixel_block
 
 AVX512, AVX2, NEON = Chip(), Chip(256, 16), Chip(128, 32)
 
@@ -37,9 +37,9 @@ def test_few_columns_are_spread_over_rows() -> None:
 
 
 def test_weights_beyond_the_cache_stay_with_their_thread_and_are_prefetched() -> None:
-    tile = conv_tile(AVX512, 1, 7, 7, 512, 512, 3, 3)
+    tile = conv_tiles(AVX512, 1, 7, 7, 512, 512, 3, 3)[0]
     assert (tile.mr, tile.nr, tile.order, tile.prefetch) == (14, 32, "columns", True)
-    tile = conv_tile(AVX512, 1, 56, 56, 64, 64, 3, 3)
+    tile = conv_tiles(AVX512, 1, 56, 56, 64, 64, 3, 3)[0]
     assert (tile.mr, tile.nr, tile.order, tile.prefetch) == (14, 32, "rows", False)
 
 

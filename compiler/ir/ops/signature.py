@@ -55,6 +55,14 @@ def with_arguments(node: Node, **changed: Arg) -> Node:
     return replace(node, args=tuple(args), kwargs=tuple(kwargs.items()))
 
 
+def trimmed(node: Node) -> Node:
+    """The node without defaults at the end of its arguments, as traces have it."""
+    args, defaults = list(node.args), [default for _, default in parameters(node.op)]
+    while args and args[-1] == defaults[len(args) - 1]:
+        args.pop()
+    return replace(node, args=tuple(args))
+
+
 def is_pointwise(op: str) -> bool:
     """Whether ATen tags the op as one that treats every element alone."""
     found = overload(op)
