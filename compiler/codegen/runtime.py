@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chipfit.codegen.arrays import ALIGNMENT, Array, aligned, placed, read_tensors, together
+from chipfit.codegen.ffi import ffi
+from chipfit.codegen.threads import start_threads
 from chipfit.errors import UserError
 
 LIBRARY, RECORD, CONSTANTS = "library.so", "library.json", "constants.safetensors"
@@ -56,6 +54,7 @@ class Library:
         self._machine["save_function"]("main", "bound", 1, *self._copied, *self._fixed)
         self._bound, self._main = self._machine["bound"], self._machine["main"]
         self._run: Callable[[], Any] = self._bound
+        self._part = start_threads(threads)
 
     @staticmethod
     def load(folder: Path, weights: Path | Mapping[str, Array], threads: int | None = None) -> Library:
@@ -69,7 +68,6 @@ class Library:
         constants = read_tensors(folder / CONSTANTS)
         packed = together(record["weights"], given, constants)
         count = record["threads"] if threads is None else threads
-        start_threads(count)
         if record["matrix_unit"]:
             allow_matrix_unit()
         return Library(ffi().load_module(str(folder / LIBRARY)), record, packed, count)
@@ -77,6 +75,7 @@ class Library:
     def __call__(self, *arrays: npt.ArrayLike) -> tuple[Array, ...]:
         """Raises UserError if the inputs differ in number or shape from those that the library was compiled for."""
         self.take(arrays)
+        self._part()
         results = map(np.from_dlpack, self._run())
         pairs = zip(self.outputs, results, strict=True)
         return tuple(found if found.shape == entry.shape else found.reshape(entry.shape) for entry, found in pairs)
@@ -118,6 +117,7 @@ class Library:
             return 0
 
         self._machine["set_instrument"](ffi().convert(watch))
+        self._part()
         try:
             self._run()
         finally:
@@ -161,46 +161,6 @@ def seen(array: Array) -> Any:
         return ffi().from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=True)
     except RuntimeError:  # it has no type of its own for what isn't aligned or not contiguous
         return None
-
-
-@cache
-def ffi() -> Any:
-    """The `tvm_ffi` package with TVM's runtime loaded into it.
-
-    `import tvm` would load the compiler as well, and `tvm_ffi` imports torch wherever it is installed: seconds and
-    hundreds of megabytes that running a library does not need.
-    """
-    with hidden("torch"):
-        import tvm_ffi
-    found = importlib.util.find_spec("tvm")
-    if found is None or found.origin is None:
-        raise UserError("Running a library needs TVM's runtime; install apache-tvm.")
-    ctypes.CDLL(str(Path(found.origin).parent / "lib" / "libtvm_runtime.so"), mode=ctypes.RTLD_GLOBAL)
-    return tvm_ffi
-
-
-@contextmanager
-def hidden(package: str) -> Iterator[None]:
-    """Makes importing a package fail meanwhile, unless it is already imported."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-
-
-def start_threads(count: int) -> None:
-    """Lets TVM's thread pool, one for the process, use `count` threads, with none bound to a core.
-
-    TVM would bind the caller too, and with it whatever threads torch starts later: all of them on one core. The pool
-    never grows once it has started, so it starts with a thread for each processor; those not used sleep.
-    """
-    os.environ |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(max(count, os.cpu_count() or 1))}
-    configure: Callable[[int, int], None] = ffi().get_global_func("runtime.config_threadpool")
-    configure(-1, count)
 
 
 def allow_matrix_unit() -> None:
