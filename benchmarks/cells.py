@@ -8,11 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -70,6 +74,22 @@ class Cells:
             print(f"{stamp()}  {cell.key}: {index} of {len(missing)} that are missing", flush=True)
             state = {"load": os.getloadavg()[0], "began": stamp(), "machine": machine()}
             write_json(self.folder / f"{cell.key}.json", {**state, **make(cell)})
+
+
+def prepare(cells: Sequence[Any], make: Callable[[Any], Path]) -> None:
+    """Makes ready what cells need on every core: what takes most of the time needs no quiet machine."""
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        for done, folder in enumerate(pool.map(make, cells), 1):
+            print(f"{stamp()}  {done} of {len(cells)} prepared: {folder.name}", flush=True)
+
+
+@contextmanager
+def at_once(folder: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `folder` in the end, or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        yield Path(partial) / "made"
+        os.replace(Path(partial) / "made", folder)
 
 
 def trim(work: Path) -> None:

@@ -6,20 +6,24 @@ Calibration fits its coefficients to small chains of layers (chipfit.probes): it
 import argparse
 import hashlib
 import random
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from cells import Cells, Record, conditions, interruptible, table
+from cells import Cells, Record, at_once, conditions, interruptible, prepare, table
 from latency import MODELS
 from pruned import cut, named, random_configuration, whole
 from scipy.stats import spearmanr
 
-from chipfit.calibration import LOOK, PACE, calibrated, delta_path
-from chipfit.codegen import compile_graph
+import chipfit.codegen
+import chipfit.targets
+from chipfit.calibration import LOOK, PACE, calibrated
+from chipfit.codegen import Library, compile_graph
 from chipfit.codegen.check import probe
+from chipfit.codegen.library import numpy_weights
 from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
@@ -35,9 +39,11 @@ DROPPED = 0.3  # of the blocks, at most
 SECONDS = 6.0  # of timing for each configuration, at most
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench-cost"
+READY = FOLDER / "ready"
 PAGE = ROOT / "docs" / "benchmarks" / "cost.md"
 OURS, ROOFLINE, FLOPS = "our cost model", "roofline", "FLOPs"
 CLOCKED = f"{OURS}, clock taken out"
+TILES = ("detect", "matrix_unit", "packed", "tiles", "winograd")  # the modules of targets that code depends on
 
 
 @dataclass(frozen=True)
@@ -58,16 +64,16 @@ class Row:
 class Drawn:
     """The configuration of a model that an index gives: the whole of it, or random widths and drops of blocks.
 
-    `calibration` changes with it: what another one predicted is no part of this page.
+    `code` changes with what makes code: what another made is no part of this page.
     """
 
-    calibration: str
+    code: str
     source: str
     index: int
 
     @property
     def key(self) -> str:
-        return f"{self.calibration}-{named(self.source)}-{self.index:02d}"
+        return f"{self.code}-{named(self.source)}-{self.index:02d}"
 
     @property
     def graph(self) -> Graph:
@@ -86,39 +92,53 @@ class Drawn:
         return Configuration(random_configuration(graph, self.index).widths, frozenset(dropped))
 
 
+def prepared(drawn: Drawn) -> Path:
+    """A folder with its library, made unless it is there."""
+    folder = READY / drawn.key
+    if not folder.exists():
+        graph = drawn.graph
+        with at_once(folder) as made:
+            compile_graph(graph, get_target("host"), made / "library", probe(graph))
+    return folder
+
+
 @dataclass(frozen=True)
 class Bench:
-    """Times configurations on a calibrated chip."""
+    """Times libraries undisturbed, as calibration takes them."""
 
-    target: Target
     pace: Pace
 
-    def row(self, drawn: Drawn) -> Record:
-        graph = drawn.graph
-        cost = self.target.cost_model.cost(graph)
-        plain = CostModel(Roofline(self.target.profile)).cost(graph).latency_ms
-        predicted = {OURS: cost.latency_ms, ROOFLINE: plain, FLOPS: flops(graph)}
-        watch = self.timed(graph)
-        calm, upper = watch.is_calm, cost.interval_ms[1]
-        predicted[CLOCKED] = cost.latency_ms * watch.pace_ms / (1e3 * self.target.profile.si(PACE))
-        print(
-            f"{watch.milliseconds:.2f} ms{'' if calm else ' (disturbed)'}, {cost.latency_ms:.2f} predicted", flush=True
-        )
-        return {"key": drawn.key, **asdict(Row(named(drawn.source), watch.milliseconds, calm, predicted, upper))}
-
-    def timed(self, graph: Graph) -> Stopwatch:
-        """Undisturbed, as calibration takes it."""
-        inputs = probe(graph)
-        with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
-            library = compile_graph(graph, self.target, Path(folder) / "library", inputs)
-            watch = Stopwatch(library, [tensor.numpy() for tensor in inputs], self.pace)
-            watch.run(SECONDS)
-            return watch
+    def timed(self, drawn: Drawn) -> Record:
+        """Nothing that a cost model says: so a page can be made anew by another calibration."""
+        folder, graph = prepared(drawn), drawn.graph
+        library = Library.load(folder / "library", numpy_weights(graph))
+        watch = Stopwatch(library, [tensor.numpy() for tensor in probe(graph)], self.pace)
+        watch.run(SECONDS)
+        shutil.rmtree(folder)
+        times = {"measured": watch.milliseconds, "call": watch.least.call_ms, "kernels": watch.least.kernels}
+        state = {"calm": watch.is_calm, "pace": watch.pace_ms}
+        print(f"{watch.milliseconds:.2f} ms{'' if watch.is_calm else ' (disturbed)'}", flush=True)
+        return {"code": drawn.code, "source": drawn.source, "index": drawn.index, **times, **state}
 
 
-def calibration_digest() -> str:
-    """Changes with the calibration, whose file is named after the kernels."""
-    return hashlib.sha256(delta_path().read_bytes()).hexdigest()[:16]
+def row(record: Record, target: Target) -> Row:
+    """What was measured beside what is predicted now."""
+    drawn = Drawn(record["code"], record["source"], record["index"])
+    graph, batch = whole(drawn.source)
+    cost = target.cost_model.cost(graph, drawn.configuration, batch)
+    plain = CostModel(Roofline(target.profile)).cost(graph, drawn.configuration, batch)
+    clocked = cost.latency_ms * record["pace"] / (1e3 * target.profile.si(PACE))
+    predicted = {OURS: cost.latency_ms, CLOCKED: clocked, ROOFLINE: plain.latency_ms, FLOPS: flops(drawn.graph)}
+    return Row(named(drawn.source), record["measured"], record["calm"], predicted, cost.interval_ms[1])
+
+
+def code_digest() -> str:
+    """Changes with what makes code: generators, tiles, fusion, TVM."""
+    package = Path(chipfit.codegen.__file__).parents[1]
+    files = [*(package / "codegen").glob("*.py"), *(package / "ir" / name for name in ("fusion.py", "images.py"))]
+    files += [Path(chipfit.targets.__path__[0]) / f"{name}.py" for name in TILES]
+    parts = [version("apache-tvm").encode(), *(file.read_bytes() for file in sorted(files))]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def flops(graph: Graph) -> float:
@@ -147,8 +167,7 @@ def errors(found: Sequence[Row]) -> str:
     return table(columns, rows)
 
 
-def page(records: Sequence[Record], threads: int) -> str:
-    rows = [Row(**{name: one[name] for name in Row.__annotations__}) for one in records]
+def page(records: Sequence[Record], rows: Sequence[Row], threads: int) -> str:
     found = [row for row in rows if row.calm]
     above = sum(row.measured > row.upper for row in found)
     clocked = sum(row.measured > row.upper * row.predicted[CLOCKED] / row.predicted[OURS] for row in found)
@@ -181,11 +200,13 @@ def main() -> None:
     options = parser.parse_args()
     with shown() as progress:
         target = calibrated(get_target("host"), progress)
-    bench, digest, cells = Bench(target, Pace.of(target)), calibration_digest(), Cells(FOLDER)
+    bench, cells, code = Bench(Pace.of(target)), Cells(FOLDER), code_digest()
+    drawn = [Drawn(code, model, index) for index in range(options.count) for model in options.models]
+    prepare([one for one in drawn if not cells.finished(one)], prepared)
     bench.pace.settle(LOOK)
-    cells.fill([Drawn(digest, model, index) for index in range(options.count) for model in options.models], bench.row)
-    records = [one for one in cells.found() if one["key"].startswith(digest)]
-    text = page(records, target.cpu.threads)
+    cells.fill(drawn, bench.timed)
+    records = [one for one in cells.found() if one["code"] == code]
+    text = page(records, [row(one, target) for one in records], target.cpu.threads)
     PAGE.write_text(text, encoding="utf-8")
     print(text)
 

@@ -6,19 +6,21 @@ are: only latency is looked at. inductor is left out, since it takes a minute fo
 
 import argparse
 import random
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import geometric_mean
 
-from cells import Cells, Record, conditions, interruptible, table
+from cells import Cells, Record, at_once, conditions, interruptible, prepare, table
 from latency import MODELS, name_of
 
 from chipfit.bench import OURS, SETTLE
 from chipfit.codegen import compile_graph
 from chipfit.codegen.check import probe
+from chipfit.codegen.library import numpy_weights
+from chipfit.codegen.runtime import Library
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import load_source
 from chipfit.ir.apply import apply, can_rebatch, rebatch
@@ -27,7 +29,7 @@ from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
 from chipfit.measure import Timing, interleave
 from chipfit.passes.fold_batch_norm import folded
-from chipfit.peers import PEERS
+from chipfit.peers import PEERS, onnx_file
 from chipfit.search.sensitivity import candidates
 from chipfit.targets.registry import get_target
 
@@ -36,6 +38,7 @@ LEAST = 0.3  # of a width
 SECONDS = 6.0  # of timing for each network
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench-pruned"
+READY = FOLDER / "ready"
 PAGE = ROOT / "docs" / "benchmarks" / "pruned.md"
 
 
@@ -80,18 +83,35 @@ def random_configuration(graph: Graph, seed: int) -> Configuration:
     return Configuration({name: tuple(sorted(chance.sample(range(axes[name].size), n))) for name, n in widths.items()})
 
 
-def timed(graph: Graph, threads: int) -> Mapping[str, Timing]:
+def graph_of(network: Network) -> Graph:
+    return cut(network.source, random_configuration(whole(network.source)[0], network.seed))
+
+
+def prepared(network: Network) -> Path:
+    """A folder with our library and the file that ONNX Runtime and OpenVINO read, made unless it is there."""
+    folder = READY / network.key
+    if folder.exists():
+        return folder
+    graph = graph_of(network)
+    inputs = probe(graph)
+    with at_once(folder) as made:
+        compile_graph(graph, get_target("host").with_cores(network.threads), made / "library", inputs)
+        onnx_file(emit(graph), inputs, made)
+    return folder
+
+
+def timed(graph: Graph, threads: int, folder: Path) -> Mapping[str, Timing]:
     inputs, module = probe(graph), emit(graph)
     arrays = [tensor.numpy() for tensor in inputs]
-    with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
-        library = compile_graph(graph, get_target("host").with_cores(threads), Path(folder) / "library", inputs)
-        calls = {name: PEERS[name](module, inputs, threads, Path(folder)) for name in AGAINST}
-        return interleave({OURS: lambda: library(*arrays), **calls}, rounds=1000, seconds=SECONDS, settle=SETTLE)
+    library = Library.load(folder / "library", numpy_weights(graph), threads)
+    calls = {name: PEERS[name](module, inputs, threads, folder) for name in AGAINST}
+    return interleave({OURS: lambda: library(*arrays), **calls}, rounds=1000, seconds=SECONDS, settle=SETTLE)
 
 
 def made(network: Network) -> Record:
-    graph = cut(network.source, random_configuration(whole(network.source)[0], network.seed))
-    medians = {name: timing.median_ms for name, timing in timed(graph, network.threads).items()}
+    folder = prepared(network)
+    medians = {name: one.median_ms for name, one in timed(graph_of(network), network.threads, folder).items()}
+    shutil.rmtree(folder)
     return {"model": network.model, "threads": network.threads, "seed": network.seed, "medians_ms": medians}
 
 
@@ -134,7 +154,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     cells = Cells(FOLDER)
-    cells.fill([Network(m, seed, options.threads) for seed in range(options.count) for m in options.models], made)
+    networks = [Network(m, seed, options.threads) for seed in range(options.count) for m in options.models]
+    prepare([network for network in networks if not cells.finished(network)], prepared)
+    cells.fill(networks, made)
     text = page(cells.found())
     PAGE.write_text(text, encoding="utf-8")
     print(text)

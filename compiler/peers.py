@@ -50,7 +50,7 @@ def onnxruntime(module: nn.Module, inputs: tuple[Tensor, ...], threads: int, fol
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    file = _onnx(module, inputs, folder)
+    file = onnx_file(module, inputs, folder)
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     given = {slot.name: tensor.numpy() for slot, tensor in zip(session.get_inputs(), inputs, strict=True)}
     return lambda: session.run(None, given)
@@ -61,7 +61,7 @@ def openvino(module: nn.Module, inputs: tuple[Tensor, ...], threads: int, folder
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    model = openvino.Core().compile_model(_onnx(module, inputs, folder), "CPU", settings)
+    model = openvino.Core().compile_model(onnx_file(module, inputs, folder), "CPU", settings)
     request, given = model.create_infer_request(), [tensor.numpy() for tensor in inputs]
 
     def call() -> Sequence[Array]:
@@ -96,7 +96,7 @@ def version_of(peer: str) -> str:
     return version(PACKAGES.get(peer, peer))
 
 
-def _onnx(module: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> str:
+def onnx_file(module: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> str:
     """The module as an ONNX file, written once for all who read it."""
     file = folder / ONNX
     if not file.exists():

@@ -24,28 +24,20 @@ def test_the_page_counts_what_is_slow() -> None:
     assert page.index("## 1 thread\n") < page.index("## 2 threads")
 
 
-def row(model: str, measured: float, predicted: float, calm: bool = True) -> dict[str, object]:
+def row(model: str, measured: float, predicted: float, calm: bool = True) -> cost.Row:
     estimates = {cost.OURS: predicted, cost.CLOCKED: measured}
     estimates |= {cost.ROOFLINE: 2 * predicted, cost.FLOPS: 1e9 * predicted}
-    return {
-        **STATE,
-        "key": "k",
-        "model": model,
-        "measured": measured,
-        "calm": calm,
-        "predicted": estimates,
-        "upper": 5.0,
-    }
+    return cost.Row(model, measured, calm, estimates, 5.0)
 
 
 def test_errors_are_of_undisturbed_configurations_alone() -> None:
-    records = [
+    rows = [
         row("resnet20", 1.0, 1.1),
         row("resnet20", 2.0, 2.2),
         row("minilm", 4.0, 4.4),
         row("minilm", 9.0, 1.0, False),
     ]
-    page = cost.page(records, threads=2)
+    page = cost.page([STATE] * 4, rows, threads=2)
     assert "3 configurations of 2 networks" in page
     assert "1 more configurations are left out" in page
     assert "in 0 of 3 cases" in page
@@ -56,7 +48,7 @@ def test_errors_are_of_undisturbed_configurations_alone() -> None:
 
 @pytest.mark.parametrize("index", [0, 3])
 def test_a_cell_names_one_configuration(index: int) -> None:
-    first, second = (cost.Drawn("digest", "resnet20", index).configuration for _ in range(2))
+    first, second = (cost.Drawn("code", "resnet20", index).configuration for _ in range(2))
     assert first == second
     assert bool(first.widths) is bool(index)
-    assert cost.Drawn("digest", "resnet20", index).key == f"digest-resnet20-{index:02d}"
+    assert cost.Drawn("code", "resnet20", index).key == f"code-resnet20-{index:02d}"
