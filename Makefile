@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint data venv clean
-.PHONY: bench-codegen bench-pruned bench-precision bench-decode bench-cost bench-arm bench-search bench-budgets
+.PHONY: bench-codegen bench-pruned bench-precision bench-decode bench-cost bench-arm bench-ascend bench-search bench-budgets
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -49,6 +49,9 @@ bench-cost: $(VENV)/run.stamp  ## compare predicted with measured latency, into 
 bench-arm: $(VENV)/run.stamp  ## compare predicted cycles of ARM kernels with llvm-mca's, into docs/benchmarks/arm.md
 	$(BIN)/python benchmarks/arm.py
 
+bench-ascend: $(VENV)/ascend.stamp  ## compare an Ascend's tiles and bytes with its compiler's, into docs/benchmarks/ascend.md
+	$(BIN)/python benchmarks/ascend.py
+
 # Both go on where they stopped; they take hours, and the script has options that say which part to run.
 bench-search: $(VENV)/run.stamp  ## compare strategies at equal measured latency, into docs/benchmarks/search.md
 	$(BIN)/python benchmarks/search.py
@@ -79,6 +82,10 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.lock
 
 $(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.lock
 	$(PIP) -r requirements/bench.lock
+	@touch $@
+
+$(VENV)/ascend.stamp: $(VENV)/run.stamp requirements/ascend.lock
+	$(PIP) -r requirements/ascend.lock
 	@touch $@
 
 # Without AMX, whose code in 0.3.36 crashes (an illegal instruction, in ggml_backend_amx_mul_mat).
