@@ -178,7 +178,7 @@ func.func @tile(%lock: memref<?xi8> {{hacc.arg_type = #hacc.arg_type<sync_block_
 
 
 def step(rows: int, columns: int, k: int, depth: int, at: str, before: str, name: str) -> str:
-    """The product of one step along k added to what was there `before`: both factors copied, then multiplied."""
+    """One step along k added to what was there `before`: both factors copied, then multiplied."""
     sums, lines = f"tensor<{rows}x{columns}xf32>", [f"    %{name}_at = arith.muli {at}, %width : index"]
     factors = (("a", at, rows, depth, k), ("b", f"%{name}_at", depth, columns, columns))
     for factor, offset, height, width, stride in factors:
