@@ -220,9 +220,9 @@ these kernels have one, and a tile may fit for them that doesn't for us.
 {table(("tiles", "of products", "the compiler agrees to"), lines)}
 
 Bytes between memory and the cubes: ours are {np.median(ratios):.3f} times the compiler's in the median,
-{ratios.min():.3f} to {ratios.max():.3f} of {len(ratios)}. We count a tile at the edge as a whole one; the compiler moves
-what is there. Rank correlation over all is {rank:.3f}; among the tiles of one product, which is what the model chooses
-by, {np.median(ranks):.3f} in the median and {min(ranks):.3f} at worst.
+{ratios.min():.3f} to {ratios.max():.3f} of {len(ratios)}. We count a tile at the edge as a whole one; the compiler
+moves what is there. Rank correlation over all is {rank:.3f}; among the tiles of one product, which is what the model
+chooses by, {np.median(ranks):.3f} in the median and {min(ranks):.3f} at worst.
 """
 
 
