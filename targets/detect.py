@@ -94,8 +94,8 @@ def _vector_figures(features: frozenset[str]) -> Mapping[str, Figure]:
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies tiles of bfloat16."""
-    return {"amx_tile", "amx_bf16"} <= _features()
+    """Whether this processor multiplies tiles of bfloat16, and rounds vectors to it."""
+    return {"amx_tile", "amx_bf16", "avx512_bf16"} <= _features()
 
 
 def has_int8() -> bool:

@@ -177,13 +177,10 @@ class _Amx:
 
 
 def rounded(simd: Simd, value: Expr) -> Expr:
-    """float32 as the bits of bfloat16, to the nearest, ties to even."""
-    wide = f"uint32x{simd.lanes}"
-    bits = T.bind(T.reinterpret(wide, value))
-    half = T.broadcast(T.uint32(16), simd.lanes)
-    odd = T.bitwise_and(T.shift_right(bits, half), T.broadcast(T.uint32(1), simd.lanes))
-    nearest = T.shift_right(bits + odd + T.broadcast(T.uint32(0x7FFF), simd.lanes), half)
-    return T.cast(nearest, f"uint16x{simd.lanes}")
+    """float32 as the bits of bfloat16, to the nearest, ties to even: VCVTNEPS2BF16, which chips with AMX have."""
+    name = T.llvm_lookup_intrinsic_id(f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * simd.lanes}")
+    bits = T.call_llvm_pure_intrin(f"int16x{simd.lanes}", name, value)  # TVM would make float32 of a bfloat16
+    return T.reinterpret(f"uint16x{simd.lanes}", bits)
 
 
 def configure() -> None:
