@@ -2,16 +2,20 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from latency import name_of, processor
 
 from chipfit.bench import SETTLE
-from chipfit.codegen import compile_graph
+from chipfit.calibration import attributed
+from chipfit.codegen import Library, compile_graph
 from chipfit.codegen.check import probe, relative_error
+from chipfit.codegen.runtime import read_record
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import load_source
 from chipfit.ir.apply import can_rebatch, rebatch
@@ -27,13 +31,28 @@ from chipfit.targets.registry import get_target
 MODELS = ("benchmarks/models.py:resnet18", "minilm", "smollm2")
 THREADS = (1, 2)
 SECONDS = 25.0
+SHOWN = 4  # kernels that a loss is explained by
 OURS, THEIRS, INT8 = "chipfit bfloat16", "OpenVINO bfloat16", "chipfit int8"
 COLUMNS = ("chipfit float32", OURS, INT8, "OpenVINO float32", THEIRS)
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "precision.md"
 
 
-def timed(source: str, threads: int) -> tuple[Mapping[str, Timing], Mapping[str, float]]:
-    """Timings, and errors relative to the outputs' scale against torch in float32."""
+@dataclass(frozen=True)
+class Result:
+    """Timings, errors relative to the outputs' scale against torch in float32, and our kernels in bfloat16 with the
+    share of each, the longest first."""
+
+    source: str
+    timings: Mapping[str, Timing]
+    errors: Mapping[str, float]
+    kernels: Sequence[tuple[str, float]]
+
+    @property
+    def ratio(self) -> float:
+        return paired_ratio(self.timings, OURS, THEIRS)
+
+
+def timed(source: str, threads: int) -> Result:
     loaded = load_source(source)
     graph = folded(import_model(loaded.model, loaded.example_inputs))
     graph = rebatch(graph, len(loaded.example_inputs[0])) if can_rebatch(graph) else graph
@@ -52,23 +71,40 @@ def timed(source: str, threads: int) -> tuple[Mapping[str, Timing], Mapping[str,
             calls[name] = openvino(module, inputs, threads, folder, precision)
         expected = torch_eager(module, inputs, threads, folder)()
         errors = {name: relative_error(np.asarray(call()[0]), expected[0]) for name, call in calls.items()}
-        return interleave(calls, rounds=1000, seconds=SECONDS, settle=SETTLE), errors
+        timings = interleave(calls, rounds=1000, seconds=SECONDS, settle=SETTLE)
+        return Result(source, timings, errors, longest(half, read_record(folder / "half")["kernels"]))
 
 
-def row(source: str, timings: Mapping[str, Timing], errors: Mapping[str, float]) -> str:
-    found = {name: f"{t.median_ms:.2f} ({t.best_ms:.2f})" for name, t in timings.items()}
-    cells = [found.get(name, "") for name in COLUMNS]
-    ratio = paired_ratio(timings, OURS, THEIRS)
-    mistakes = " | ".join(f"{errors[name]:.1e}" if name in errors else "" for name in (OURS, INT8, THEIRS))
-    return f"| {name_of({'source': source})} | {' | '.join(cells)} | {ratio:.2f} | {mistakes} |"
+def longest(library: Library, calls: Sequence[Mapping[str, Any]]) -> Sequence[tuple[str, float]]:
+    found = [(", ".join(values), ms) for values, ms in attributed(calls, library.kernel_times(30))]
+    total = sum(ms for _, ms in found)
+    return sorted(((name, ms / total) for name, ms in found), key=lambda each: -each[1])[:SHOWN]
+
+
+def row(result: Result) -> str:
+    cells = [f"{result.timings[name].median_ms:.2f} ({result.timings[name].best_ms:.2f})" for name in COLUMNS]
+    mistakes = " | ".join(f"{result.errors[name]:.1e}" for name in (OURS, INT8, THEIRS))
+    return f"| {name_of({'source': result.source})} | {' | '.join(cells)} | {result.ratio:.2f} | {mistakes} |"
+
+
+def causes(results: Sequence[Result]) -> list[str]:
+    """Where ours is the slower, the kernels that take longest."""
+    slow = [result for result in results if result.ratio > 1]
+    lines = [
+        f"- {name_of({'source': result.source})}: LOST; of our kernels' time "
+        f"{', '.join(f'{name} takes {share:.0%}' for name, share in result.kernels)}."
+        for result in slow
+    ]
+    return ["", *lines] if slow else []
 
 
 def section(threads: int) -> str:
-    results = [(source, *timed(source, threads)) for source in MODELS]
+    results = [timed(source, threads) for source in MODELS]
     errors = (f"error, {name}" for name in (OURS, INT8, THEIRS))
     columns = ["model", *COLUMNS, "ours / theirs, bfloat16", *errors]
     head = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
-    return "\n".join([f"## {threads} thread{'s' * (threads > 1)}", "", *head, *(row(*result) for result in results)])
+    title = f"## {threads} thread{'s' * (threads > 1)}"
+    return "\n".join([title, "", *head, *map(row, results), *causes(results)])
 
 
 def main() -> None:
