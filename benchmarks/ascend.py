@@ -23,6 +23,7 @@ import numpy as np
 from cells import table
 from scipy.stats import spearmanr
 
+from chipfit.targets.amounts import parts
 from chipfit.targets.npu import BLOCK, HALF, SIDES, SUM, Npu, fits, npu_of, tiled
 from chipfit.targets.products import Product, padded
 from chipfit.targets.registry import get_target
@@ -88,11 +89,6 @@ def moved_by_compiler(one: Product, tile: tuple[int, int]) -> float | None:
             return None
         total += down * across * (found.read + found.written)
     return total
-
-
-def parts(size: int, step: int) -> Iterator[tuple[int, int]]:
-    """(count, size) of the whole steps and of the rest."""
-    return ((count, extent) for count, extent in ((size // step, step), (1, size % step)) if count and extent)
 
 
 @cache

@@ -18,6 +18,7 @@ from chipfit.ir.ops.signature import arguments, with_arguments
 from chipfit.ir.stored import GROUP, ZERO, groups, spelled, stored_weight
 from chipfit.passes.base import Context, Pass, PassResult, require_calibration
 from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.rewriting import int8
 from chipfit.passes.rounded_convs import convolutions, with_rounded_convs
 
 READERS = ("linear", "embedding")  # whose weight is stored by rows
@@ -98,12 +99,6 @@ def quantized(graph: Graph, chosen: list[str], bits: int) -> Graph:
         nodes = tuple(new for node in point.nodes for new in rewritten(node, pairs))
         graph = graph.with_entry(replace(point, nodes=nodes))
     return replace(graph, parameters=parameters, state=state)
-
-
-def int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers and scales as `ir.stored` describes; the largest of a row becomes 127."""
-    scale = (weight.abs().amax(1, keepdim=True) / 127).clamp_min(torch.finfo(weight.dtype).tiny)
-    return (weight / scale).round().to(torch.int8), scale
 
 
 def int4(weight: Tensor) -> tuple[Tensor, Tensor]:

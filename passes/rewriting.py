@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from chipfit.ir.graph import Graph, Node
 from chipfit.ir.ops.signature import arguments
@@ -48,3 +49,9 @@ def can_narrow(graph: Graph, node: Node) -> bool:
     if given.get("groups", 1) != 1:
         return False  # nothing to gain where each channel has a filter of its own
     return getattr(weight, "name", "") in graph.parameters
+
+
+def int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers and scales as `ir.stored` describes; the largest of a row becomes 127."""
+    scale = (weight.abs().amax(1, keepdim=True) / 127).clamp_min(torch.finfo(weight.dtype).tiny)
+    return (weight / scale).round().to(torch.int8), scale

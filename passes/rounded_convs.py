@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from chipfit.ir.graph import Graph, Node, Parameter, TensorType, Value
 from chipfit.ir.images import FEW_CHANNELS
 from chipfit.ir.ops.signature import arguments
@@ -14,7 +12,7 @@ from chipfit.ir.precision import biased, unbiased
 from chipfit.ir.rounded import LARGEST, LEAST
 from chipfit.ir.rounded_conv import spelled
 from chipfit.passes.base import Inputs
-from chipfit.passes.rewriting import can_narrow, reads
+from chipfit.passes.rewriting import can_narrow, int8, reads
 from chipfit.passes.statistics import at_batch, chunked, trace
 
 PARTS = 4  # that calibration examples are run in
@@ -56,19 +54,14 @@ def largest(graph: Graph, names: Collection[str], calibration: Sequence[Inputs])
 
 def _in_int8(graph: Graph, weight: str, peak: float) -> tuple[Graph, tuple[Value, Value, Value]]:
     """The graph with a weight in int8, and the parameters that `ir.rounded_conv` describes."""
-    numbers, scales = int8(graph.state[weight].detach())
+    whole = graph.state[weight].detach()
+    rows, scale = int8(whole.flatten(1))
+    numbers, scales = rows.reshape(whole.shape), scale.unsqueeze(-1)
     step = peak / LARGEST
     tensors = {f"{weight}_steps": scales.new_tensor([1 / step]), weight: numbers, f"{weight}_scale": scales * step}
     values = {name: Value(name, TensorType.of(tensor)) for name, tensor in tensors.items()}
     known = {name: graph.parameters.get(name, Parameter(value, "parameter")) for name, value in values.items()}
     parameters = {name: replace(known[name], value=value) for name, value in values.items()}
-    steps, whole, scale = values.values()
+    steps, quantized, worth = values.values()
     state = {**graph.state, **tensors}
-    return replace(graph, parameters={**graph.parameters, **parameters}, state=state), (steps, whole, scale)
-
-
-def int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers of (channels, ...), and the scale of each channel, (channels, 1, 1); the largest becomes 127."""
-    scale = weight.abs().flatten(1).amax(1).clamp_min(LEAST) / LARGEST
-    numbers = weight / scale.reshape(-1, *(1,) * (weight.dim() - 1))
-    return numbers.round().char(), scale.reshape(-1, 1, 1)
+    return replace(graph, parameters={**graph.parameters, **parameters}, state=state), (steps, quantized, worth)

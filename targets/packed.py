@@ -96,9 +96,7 @@ def words(image: Image) -> Image:
     return replace(image, channels=-(-image.channels // QUAD), lanes=image.lanes // QUAD)
 
 
-def filters(
-    tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, planar: bool, stored: str = "float32"
-) -> Packed:
+def filters(tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, planar: bool, stored: str) -> Packed:
     """Of a convolution in `split` groups, whose source may be planar."""
     group_out, group_in, (rows, columns) = oc // split, ic // split, kernel
     if tile.unit == "amx":

@@ -26,7 +26,7 @@ def test_a_library_does_not_bind_its_caller_to_a_core(tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import os, sys, time
+import os, sys
 import numpy as np
 from pathlib import Path
 from chipfit.codegen.runtime import Library

@@ -88,9 +88,7 @@ class AmxPlanes(AmxConv):
     def _column(self, start: Expr, across: int, count: int) -> Expr:
         if across == 1:
             return self.simd.load(self.x, start, count)
-        if (
-            count == AMX_SIDE
-        ):  # whole vectors, of which every so manieth number counts: one by one it takes thrice as long
+        if count == AMX_SIDE:  # whole vectors, of which one number in `across` counts: TVM would load them one by one
             needed = across * (AMX_SIDE - 1) + 1
             starts = range(0, needed, AMX_SIDE)
             vectors = [T.bind(self.simd.load(self.x, start + at, min(needed - at, AMX_SIDE))) for at in starts]
