@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from chipfit.ir.graph import Graph, Node, Parameter, TensorType, Value
 from chipfit.ir.images import FEW_CHANNELS
-from chipfit.ir.ops.signature import arguments
 from chipfit.ir.precision import biased, unbiased
 from chipfit.ir.rounded import LARGEST, LEAST
 from chipfit.ir.rounded_conv import spelled
@@ -37,7 +36,7 @@ def with_rounded_convs(graph: Graph, chosen: Sequence[Node], calibration: Sequen
         source, weight = node.inputs[:2]
         graph, parameters = _in_int8(graph, weight.name, peaks[source.name])
         rewritten += spelled(node, source, parameters, unbiased(node))
-        rewritten += biased(node, arguments(node)["bias"])
+        rewritten += biased(node)
     return graph.with_entry(replace(graph.forward, nodes=tuple(rewritten)))
 
 

@@ -41,6 +41,8 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
     half, rounded = narrow(low.entry, kernel.anchor), rounded_conv(low.entry, kernel.anchor)
     steps = collected(low, kernel, target, shape.bias, half.result if half else kernel.anchor)
     tensor, source = low.image(shape.source)
+    if rounded and source.planar:
+        raise Unsupported("a convolution of int8 on planes")
     batch, channels, height, width = anchor.shape
     r, s = shape.weight.shape[2:]
     settings = ((r, s), shape.stride, shape.padding, shape.dilation)
@@ -57,8 +59,6 @@ def lower_conv(low: Lowering, kernel: Kernel) -> None:
         tile = plain_tile(low, spec)
     factors = [tensor, low.weight(shape.weight, spec.arguments(tile)[1])]
     if rounded:
-        if source.planar:
-            raise Unsupported("a convolution of int8 on planes")
         factors.append(low.weight(rounded.steps))
     low.emit_image(kernel.output, spec, tile, [*factors, *operands(low, steps)], target)
 

@@ -24,8 +24,9 @@ def start_threads(count: int) -> Part:
     15 ms to part them: networks of 2 ms were seen to take 4 where another runtime had run in between. Where there are
     as many threads as processors each worker has its own, and the caller leaves it before it calls.
     """
-    workers, configure = _workers(threading.get_ident()), ffi().get_global_func("runtime.config_threadpool")
-    configure(-1, count)
+    os.environ |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(max(count, os.cpu_count() or 1))}
+    workers = _workers(threading.get_ident())
+    _configure(count)
     if not hasattr(os, "sched_setaffinity"):
         return _nothing
     allowed = os.sched_getaffinity(0)
@@ -53,14 +54,17 @@ def _nothing() -> None:
 def _workers(caller: int) -> tuple[int, ...]:
     """Starts the pool of the thread `caller`, and says which threads of the system's it has.
 
-    It never grows once it has started, so it starts with a thread for each processor; those not used sleep. None are
-    known if TVM started it before, or where the system does not tell.
+    It never grows once it has started, so it starts with a thread for each processor, or with as many as are asked for
+    where these are more; those not used sleep. None are known if TVM started it before, or where the system does not
+    tell.
     """
-    processors = os.cpu_count() or 1
-    os.environ |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(processors)}
     before = _threads()
-    ffi().get_global_func("runtime.config_threadpool")(-1, processors)
+    _configure(1)
     return tuple(sorted(_threads() - before))
+
+
+def _configure(count: int) -> None:
+    ffi().get_global_func("runtime.config_threadpool")(-1, count)
 
 
 def _threads() -> frozenset[int]:

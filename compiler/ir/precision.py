@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from chipfit.ir.graph import Arg, EntryPoint, Node, TensorType, Value
+from chipfit.ir.graph import EntryPoint, Node, TensorType, Value
 from chipfit.ir.ops.signature import arguments, trimmed, with_arguments
 
 LAYERS = ("linear", "conv2d")
@@ -44,7 +44,7 @@ class Narrow:
 def spelled(layer: Node, dtype: torch.dtype) -> Iterator[Node]:
     """The nodes that take a layer's place to multiply in `dtype`; its bias is added in float32."""
     given = arguments(layer)
-    source, weight, bias = given["input"], given["weight"], given["bias"]
+    source, weight = given["input"], given["weight"]
     if not isinstance(source, Value) or not isinstance(weight, Value):
         raise TypeError(f"{layer.name} has no source or weight.")
     result, whole = layer.outputs[0], unbiased(layer)
@@ -55,7 +55,7 @@ def spelled(layer: Node, dtype: torch.dtype) -> Iterator[Node]:
     plain = trimmed(with_arguments(layer, input=halves[0], weight=halves[1], bias=None))
     yield Node(layer.op, plain.args, plain.kwargs, (product,), layer.module)
     yield Node("aten.to.dtype", (product, torch.float32), (), (whole,), layer.module)
-    yield from biased(layer, bias)
+    yield from biased(layer)
 
 
 def unbiased(layer: Node) -> Value:
@@ -64,8 +64,9 @@ def unbiased(layer: Node) -> Value:
     return result if arguments(layer)["bias"] is None else _value(result, "sum", result.shape, torch.float32)
 
 
-def biased(layer: Node, bias: Arg) -> Iterator[Node]:
+def biased(layer: Node) -> Iterator[Node]:
     """The nodes that make a layer's result of what is `unbiased`."""
+    bias = arguments(layer)["bias"]
     if not isinstance(bias, Value):
         return
     result = layer.outputs[0]

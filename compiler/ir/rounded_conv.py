@@ -56,13 +56,13 @@ def rounded_conv(entry: EntryPoint, layer: Node) -> RoundedConv | None:
         return None
     (source, steps), (numbers,), scales = scaled.inputs, cast.inputs, result.inputs[1]
     nodes = (scaled, whole, cut, cast, layer, result)
-    expected = spelled(layer, source, (steps, numbers, scales), result.outputs[0])
-    alike = same(nodes, expected, (source, steps, numbers, scales)) and numbers.type.dtype == torch.int8
+    parameters = (steps, numbers, scales)
+    expected = spelled(layer, source, parameters, result.outputs[0])
+    alike = same(nodes, expected, (source, *parameters)) and numbers.type.dtype == torch.int8
     inside, inner = {node.name for node in nodes}, {node.name for node in nodes[:-1]}
     alone = all(reader.name in inside for name in inner for reader in entry.consumers[name])
     alone = alone and inner.isdisjoint(value.name for value in entry.outputs)
-    varying = {*entry.producers, *(value.name for value in entry.inputs)}
-    fixed = varying.isdisjoint(value.name for value in (steps, numbers, scales))
+    fixed = not any(value.name in entry.producers or value in entry.inputs for value in parameters)
     return RoundedConv(source, steps, numbers, scales, nodes) if alike and alone and fixed else None
 
 
