@@ -35,7 +35,7 @@ from chipfit.targets.tiles import (
     pixel_block,
     step_cycles,
 )
-from chipfit.targets.winograd import POSITIONS, patch_bytes, winograd_cycles, winograd_tile
+from chipfit.targets.winograd import POSITIONS, winograd_amounts, winograd_tile
 
 PARTS = ("launch", "compute", "memory")
 # A byte of weights costs so much more where no cache holds it from one call to the next.
@@ -109,15 +109,9 @@ def streams(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
     if kernel.kind == "conv":
         filters, tile = filter_bytes(work.dims), fast_tile(work.dims, cpu)
         packed = filters * POSITIONS / TAPS if tile else filters
-        scratch = patch_streams(tile, work.dims, cpu) if tile else {}
+        scratch = {"patch_byte_time": cpu.threads * winograd_amounts(cpu, tile, *sizes(work.dims))[1]} if tile else {}
         return {"conv_byte_time": moved - filters, "filter_byte_time": packed, COLD: packed, **scratch}
     return {f"{kernel.kind}_byte_time": moved}
-
-
-def patch_streams(tile: Tile, d: Mapping[str, int], cpu: Cpu) -> Amounts:
-    """Winograd's patches, read by the thread that made them, or in the order of columns by every thread."""
-    size = patch_bytes(cpu, *sizes(d))
-    return {"patch_byte_time": size} if tile.order == "rows" else {"shared_byte_time": size * cpu.threads}
 
 
 def filter_bytes(d: Mapping[str, int]) -> int:
@@ -165,7 +159,7 @@ def _attention_cycles(dims: Dims, cpu: Cpu) -> float:
 def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
     d = dict(dims)
     if fast := fast_tile(d, cpu):
-        return winograd_cycles(cpu, fast, *sizes(d))
+        return winograd_amounts(cpu, fast, *sizes(d))[0]
     tile = convolution_tiles(cpu, sizes(d), (d["r"], d["s"]), d["groups"], multiplied_in(d))[0]
     if tile.unit == "amx":
         return matrix_unit_conv_cycles(cpu, sizes(d), d["r"] * d["s"], d["stride"], bool(d["rounded"]))

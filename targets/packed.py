@@ -9,7 +9,7 @@ from types import MappingProxyType
 from chipfit.ir.images import Image
 from chipfit.ir.stored import groups
 from chipfit.targets.tiles import QUAD, Tile
-from chipfit.targets.winograd import POSITIONS, SKEW
+from chipfit.targets.winograd import POSITIONS
 
 WORD = 8  # int4 in an int32
 ROW_STEP, ROW_BLOCK = 64, 16  # int8 and rows that rounded rows are filled up to: what a tile of AMX takes
@@ -111,14 +111,6 @@ def filters(tile: Tile, oc: int, ic: int, kernel: tuple[int, int], split: int, p
 def transformed_filters(lanes: int, oc: int, ic: int) -> Packed:
     """Of a convolution by Winograd's way."""
     return Packed(POSITIONS * ic * round_up(oc, lanes))
-
-
-def patches(tile: Tile, batch: int, height: int, width: int, ic: int) -> Packed | None:
-    """Scratch for all of a source's patches by Winograd's way, where threads share them."""
-    if tile.order == "rows":
-        return None
-    count = batch * math.ceil(height / 2) * math.ceil(width / 2)
-    return Packed(POSITIONS * count * (round_up(ic, tile.lanes) + SKEW))
 
 
 def depthwise_filters(lanes: int, channels: int, kernel: tuple[int, int]) -> Packed:

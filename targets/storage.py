@@ -20,7 +20,6 @@ from chipfit.targets.packed import (
     depthwise_filters,
     filters,
     matrix,
-    patches,
     round_up,
     rounded_image,
     rounded_matrix,
@@ -91,12 +90,12 @@ def _product(dims: Dims, numbers: str, cpu: Cpu) -> tuple[int, int]:
 @lru_cache(maxsize=65536)
 def _convolution(dims: Dims, depthwise: bool, source: Image, stride: tuple[int, int], cpu: Cpu) -> tuple[int, int]:
     d = dict(dims)
-    kernel, (batch, ho, wo, ic, oc) = (d["r"], d["s"]), sizes(d)
+    kernel, (_, _, wo, ic, oc) = (d["r"], d["s"]), sizes(d)
     if depthwise:
         return depthwise_filters(lanes(cpu), oc, kernel).bytes, 0
     stored = multiplied_in(d)
-    if tile := None if stored != "float32" or source.planar else fast_tile(d, cpu):
-        return transformed_filters(lanes(cpu), oc, ic).bytes, size_of(patches(tile, batch, ho, wo, ic))
+    if stored == "float32" and not source.planar and fast_tile(d, cpu):
+        return transformed_filters(lanes(cpu), oc, ic).bytes, 0
     tile = convolution_tiles(cpu, sizes(d), kernel, d["groups"], stored, source.planar)[0]
     weight = filters(tile, oc, ic, kernel, d["groups"], source.planar, stored).bytes
     return weight, size_of(rounded_image(tile, source, stride, wo, stored))

@@ -20,7 +20,6 @@ from chipfit.targets.packed import (
     depthwise_filters,
     filters,
     matrix,
-    patches,
     round_up,
     rounded_image,
     rounded_matrix,
@@ -280,8 +279,7 @@ class WinogradSpec:
         size = transformed_filters(tile.lanes, self.target.channels, self.source.channels)
         filters = weight(size, Packing("winograd", {"lanes": tile.lanes, "nr": tile.nr}))
         source, target = Argument("activation", self.source.shape), Argument("output", self.target.shape)
-        own = patches(tile, self.target.batch, self.target.height, self.target.width, self.source.channels)
-        return (source, filters, *_operands(self.epilogue.operands), target, *scratch(own))
+        return (source, filters, *_operands(self.epilogue.operands), target)
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,13 @@ Pixel = tuple[Expr, Expr, Expr]  # (image, row, column) of a patch, counted in p
 
 
 def build_winograd(spec: WinogradSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:
-    """Arguments: source, weight, operands, target, scratch if threads share the patches."""
+    """Arguments: source, weight, operands, target."""
 
-    def body(x: Buffer, w: Buffer, *rest: Buffer, scratch: Buffer | None = None) -> None:
+    def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
         simd = Simd(tile.lanes)
         zero_halo(simd, rest[-1], spec.target)
         finish = Finish(simd, spec.epilogue, rest[:-1], spec.target.logical)
-        _Winograd(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish), scratch).emit()
+        _Winograd(spec, tile, simd, x, w, Output(rest[-1], image_layout(spec.target), finish)).emit()
 
     return function(name, spec.arguments(tile), body, shapes)
 
@@ -52,7 +52,6 @@ class _Winograd:
     x: Buffer
     w: Buffer
     output: Output
-    shared: Buffer | None
 
     @cached_property
     def down(self) -> int:
@@ -68,18 +67,9 @@ class _Winograd:
         return round_up(self.spec.source.channels, self.simd.lanes) + SKEW
 
     def emit(self) -> None:
-        """By blocks of patches, each thread with its own; or by panels of filters, when all patches are transformed."""
         patches, block = self.spec.target.batch * self.down * self.across, self.tile.block
-        turned = self.shared
-        if turned is None:
-            with jobs(-(-patches // block)) as (t,):
-                split(patches, block, t, lambda count: self._block(t * block, count))
-            return
-        with jobs(self.spec.target.batch * self.down) as (row,):
-            self._transform(_Patches(turned, patches, row * self.across), row * self.across, self.across)
-        channels, nr = self.spec.target.channels, self.tile.nr
-        with jobs(-(-channels // nr)) as (p,):
-            split(channels, nr, p, lambda size: self._panel(_Patches(turned, patches), 0, patches, p * nr, size))
+        with jobs(-(-patches // block)) as (t,):
+            split(patches, block, t, lambda count: self._block(t * block, count))
 
     def _block(self, first: Expr, count: int) -> None:
         turned = _Patches(self._scratch(POSITIONS * count * self.stride), count)
@@ -178,14 +168,13 @@ class _Winograd:
 
 @dataclass(frozen=True)
 class _Patches:
-    """Transformed patches in scratch: [position][patch][channel], `count` patches, of which ours start at `first`."""
+    """Transformed patches in scratch: [position][patch][channel]."""
 
     buffer: Buffer
     count: int
-    first: Expr = 0
 
     def row(self, position: Expr, patch: Expr) -> Expr:
-        return position * self.count + self.first + patch
+        return position * self.count + patch
 
 
 def _into(d: list[Expr]) -> list[Expr]:

@@ -49,8 +49,8 @@ def size_after(size: int, kernel: int, stride: int, padding: int, dilation: int 
     channels=st.tuples(st.integers(1, 20), st.integers(1, 40)),
     padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
     tile=st.builds(
-        lambda mr, nv, order, block: Tile(LANES, mr, nv * LANES, order, 2, prefetch=True, block=block),
-        *(st.integers(1, 9), st.integers(1, 3), st.sampled_from(["rows", "columns"]), st.integers(1, 12)),
+        lambda mr, nv, block: Tile(LANES, mr, nv * LANES, "rows", 2, prefetch=True, block=block),
+        *(st.integers(1, 9), st.integers(1, 3), st.integers(1, 12)),
     ),
 )
 def test_winograd(size: tuple[int, int, int], channels: tuple[int, int], padding: tuple[int, int], tile: Tile) -> None:

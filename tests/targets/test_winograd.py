@@ -2,7 +2,7 @@
 
 from kernel_runner import Chip
 
-from chipfit.targets.winograd import winograd_cycles, winograd_tile
+from chipfit.targets.winograd import SKEW, winograd_amounts, winograd_tile
 
 AVX512 = Chip()
 
@@ -16,17 +16,21 @@ def test_wide_layers_of_large_images_take_fewer_multiplications() -> None:
 
 def test_filters_that_would_only_stream_stay_as_they_are() -> None:
     assert winograd_tile(AVX512, 1, 7, 7, 512, 512) is None
+    assert winograd_tile(AVX512, 1, 7, 7, 16384, 16) is None
 
 
-def test_many_filters_over_few_patches_are_shared_out_by_panels() -> None:
-    tile = winograd_tile(AVX512, 1, 14, 14, 256, 256)
+def test_jobs_of_few_channels_stay_in_the_first_level_cache() -> None:
+    tile = winograd_tile(AVX512, 1, 28, 28, 16, 16)
     assert tile is not None
-    assert (tile.order, tile.prefetch) == ("columns", True)
+    turned, products = 16 * tile.block * (16 + SKEW), 16 * tile.block * tile.nr
+    assert 4 * (turned + products) <= AVX512.l1_bytes
 
 
-def test_cycles_grow_with_every_size() -> None:
+def test_amounts_grow_with_every_size() -> None:
     tile = winograd_tile(AVX512, 1, 28, 28, 64, 64)
     assert tile is not None
-    least = winograd_cycles(AVX512, tile, 1, 28, 28, 64, 64)
+    cycles, near = winograd_amounts(AVX512, tile, 1, 28, 28, 64, 64)
     for larger in ((2, 28, 28, 64, 64), (1, 36, 28, 64, 64), (1, 28, 28, 72, 64), (1, 28, 28, 64, 128)):
-        assert winograd_cycles(AVX512, tile, *larger) > least
+        more_cycles, more_near = winograd_amounts(AVX512, tile, *larger)
+        assert more_cycles > cycles
+        assert more_near > near
