@@ -26,7 +26,8 @@ def build_pool(spec: PoolSpec, tile: Tile, name: str, shapes: Sequence[Shape] | 
         zero_halo(simd, y, target)
         finish = Finish(simd, spec.epilogue, rest[:-1], target.logical)
         window = _Window(spec, simd, x)
-        with jobs(target.batch, target.height) as (b, row), jobs(target.width, parallel=False) as (column,):
+        with jobs(target.batch, target.height) as (b, upwards), jobs(target.width, parallel=False) as (column,):
+            row = target.height - 1 - upwards  # the last rows of a large source are the ones that a cache still has
 
             def channels(c: Expr, valid: int) -> None:
                 value = finish(window.value(b, row, column, c), (b, row, column, c), valid)
