@@ -13,7 +13,6 @@ from pathlib import Path
 import llama
 from latency import processor
 
-from chipfit.bench import SETTLE
 from chipfit.codegen import compile_graph
 from chipfit.examples import smollm2, smollm2_decode
 from chipfit.frontend.importer import import_model
@@ -61,7 +60,7 @@ def main() -> None:
     for threads in THREADS:
         with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
             calls = steps(variants, threads, Path(folder))
-            sections.append(section(threads, interleave(calls, rounds=1000, seconds=SECONDS, settle=SETTLE)))
+            sections.append(section(threads, interleave(calls, rounds=1000, seconds=SECONDS)))
     intro = f"""# Decoding with weights in fewer bits
 
 `make bench-decode` on {date.today()}: {processor()}, TVM {version("apache-tvm")}, llama-cpp-python

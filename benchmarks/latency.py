@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from chipfit.bench import OURS, SETTLE, bench_model
+from chipfit.bench import OURS, bench_model
+from chipfit.measure import SETTLE
 from chipfit.peers import PEERS, version_of
 from chipfit.progress import shown
 

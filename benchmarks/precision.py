@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from latency import name_of, processor
 
-from chipfit.bench import SETTLE
 from chipfit.calibration import attributed
 from chipfit.codegen import Library, compile_graph
 from chipfit.codegen.check import probe, relative_error
@@ -71,7 +70,7 @@ def timed(source: str, threads: int) -> Result:
             calls[name] = openvino(module, inputs, threads, folder, precision)
         expected = torch_eager(module, inputs, threads, folder)()
         errors = {name: relative_error(np.asarray(call()[0]), expected[0]) for name, call in calls.items()}
-        timings = interleave(calls, rounds=1000, seconds=SECONDS, settle=SETTLE)
+        timings = interleave(calls, rounds=1000, seconds=SECONDS)
         return Result(source, timings, errors, longest(half, read_record(folder / "half")["kernels"]))
 
 

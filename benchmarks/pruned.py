@@ -16,7 +16,7 @@ from statistics import geometric_mean
 from cells import Cells, Record, at_once, conditions, interruptible, prepare, table
 from latency import MODELS, name_of
 
-from chipfit.bench import OURS, SETTLE
+from chipfit.bench import OURS
 from chipfit.codegen import compile_graph
 from chipfit.codegen.check import probe
 from chipfit.codegen.library import numpy_weights
@@ -105,7 +105,7 @@ def timed(graph: Graph, threads: int, folder: Path) -> Mapping[str, Timing]:
     arrays = [tensor.numpy() for tensor in inputs]
     library = Library.load(folder / "library", numpy_weights(graph), threads)
     calls = {name: PEERS[name](module, inputs, threads, folder) for name in AGAINST}
-    return interleave({OURS: lambda: library(*arrays), **calls}, rounds=1000, seconds=SECONDS, settle=SETTLE)
+    return interleave({OURS: lambda: library(*arrays), **calls}, rounds=1000, seconds=SECONDS)
 
 
 def made(network: Network) -> Record:

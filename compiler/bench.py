@@ -33,7 +33,6 @@ from chipfit.tune import AS_RANKED, Tuning
 OURS = "chipfit"
 UNCOMPRESSED = "uncompressed"
 SECONDS = 10.0  # of timing
-SETTLE = 0.02  # seconds of rest before each call, in which other runtimes' threads stop spinning
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def bench_model(
             calls[UNCOMPRESSED] = others[OURS]
             errors[UNCOMPRESSED] = max_error(calls[UNCOMPRESSED](), expected)
         progress(f"timing {', '.join(calls)}", 0.0)
-        timings = interleave(calls, rounds=1000, seconds=seconds, settle=SETTLE)
+        timings = interleave(calls, rounds=1000, seconds=seconds)
     rows = [row(name, timings[name], errors[name]) for name in calls]
     dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
     found = {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+SETTLE = 0.02  # seconds of rest before each call, in which other runtimes' threads stop spinning
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -37,13 +39,13 @@ class MachineState:
 
 
 def interleave(
-    callables: Mapping[str, Callable[[], object]], rounds: int = 50, seconds: float = 10.0, settle: float = 0.0
+    callables: Mapping[str, Callable[[], object]], rounds: int = 50, seconds: float = 10.0
 ) -> Mapping[str, Timing]:
-    """Calls each once a round in turn, at least three rounds, until `rounds` or `seconds` are used up.
+    """Times each once a round in turn, at least three rounds, until `rounds` or `seconds` are used up.
 
     One warm-up round goes untimed, and the garbage collector is off. The order turns by one each round, so that no
-    callable always follows the same one. With `settle` each timed call comes after that many seconds of rest and an
-    untimed call, so that another runtime's spinning threads and what it left in the caches don't count.
+    callable always follows the same one. Each timed call comes after SETTLE seconds of rest and an untimed call of the
+    same callable, so that another's spinning threads and what it left in the caches don't count.
     """
     for function in callables.values():
         function()
@@ -55,9 +57,8 @@ def interleave(
                 break
             turn = done % len(names)
             for name in names[turn:] + names[:turn]:
-                if settle:
-                    time.sleep(settle)
-                    callables[name]()
+                time.sleep(SETTLE)
+                callables[name]()
                 samples[name].append(milliseconds(callables[name]))
     return {name: Timing(tuple(times)) for name, times in samples.items()}
 

@@ -44,8 +44,7 @@ def artifact(source, tmp_path):
     return folder
 
 
-def test_the_certificate_is_checked_beside_the_uncompressed_model(artifact, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SETTLE", 0.0)
+def test_the_certificate_is_checked_beside_the_uncompressed_model(artifact):
     found = bench.bench_model(str(artifact), (), seconds=0.2, uncompressed=True)
     assert [row["runtime"] for row in found["rows"]] == [OURS, UNCOMPRESSED]
     assert all(row["max_abs_error"] < 1e-5 for row in found["rows"])
