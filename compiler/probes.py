@@ -75,8 +75,7 @@ PROBES = (
     Probe("inverted 7x7", lambda: inverteds(144, 6, 5, 2), (1, 144, 7, 7)),
     Probe("encoders 320", lambda: stacked(lambda: encoder(320, 10, 32, 1280), 4), (1, 128, 320)),
     Probe("decoders 1152", lambda: stacked(lambda: decoder(1152, 9, 128, 3, 3072), 4), (1, 64, 1152)),
-    Probe("small residuals", lambda: residuals(12, 20, 28, 36, 44), (1, 3, 24, 24)),  # these two tell of dispatch
-    Probe("small steps", lambda: stacked(lambda: linears(96, 200, 96), 12), (1, 96)),
+    Probe("small residuals", lambda: residuals(12, 20, 28, 36, 44), (1, 3, 24, 24)),  # which tells of dispatch
     Probe("stream 67 MB", lambda: linears(*[1448] * 9), (1, 1448)),
     Probe("stream 200 MB", lambda: linears(*[1448] * 25), (1, 1448)),
     Probe("stream 400 MB", lambda: linears(*[1448] * 49), (1, 1448)),
