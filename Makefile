@@ -37,7 +37,7 @@ bench-codegen: $(VENV)/bench.stamp  ## time our libraries beside torch, ONNX Run
 bench-pruned: $(VENV)/bench.stamp  ## the same for randomly pruned networks, into docs/benchmarks/pruned.md
 	$(BIN)/python benchmarks/pruned.py
 
-bench-precision: $(VENV)/bench.stamp  ## time bfloat16 beside OpenVINO's, into docs/benchmarks/precision.md
+bench-precision: $(VENV)/bench.stamp  ## time bfloat16 and int8 beside OpenVINO's, into docs/benchmarks/precision.md
 	$(BIN)/python benchmarks/precision.py
 
 bench-decode: $(VENV)/llama.stamp  ## time a decoding step with weights in fewer bits beside llama.cpp, into docs/benchmarks/decode.md
