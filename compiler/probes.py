@@ -44,6 +44,8 @@ PROBES = (
     Probe("linear 64x200", lambda: linears(200, 333, 100, 777, 120), (1, 64, 200)),
     Probe("linear 128x576", lambda: linears(576, 1536, 576), (1, 128, 576)),
     Probe("linear 128x192", lambda: linears(192, 192, 320, 64), (1, 128, 192)),
+    Probe("result 128x16384", lambda: linears(192, 16384), (1, 128, 192)),
+    Probe("result 200x8000", lambda: linears(64, 8000), (1, 200, 64)),
     Probe("conv 3x3 32x32", lambda: pooled(convs(3, 1, 16, 16, 24, 40)), (1, 16, 32, 32)),
     Probe("conv 3x3 16x16", lambda: pooled(convs(3, 2, 32, 48, 64)), (1, 32, 32, 32)),
     Probe("conv 3x3 7x7", lambda: pooled(convs(3, 1, 64, 128, 100)), (1, 64, 7, 7)),

@@ -32,6 +32,7 @@ from chipfit.targets.tiles import (
     dot_step_cycles,
     lanes,
     matmul_tile,
+    past_caches,
     pixel_block,
     step_cycles,
 )
@@ -98,14 +99,18 @@ def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
 def streams(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
     """Bytes by the term that prices them.
 
-    The rows of a product come from a cache and are used often: its other factor is what streams. Of that only a
-    layer's weights are the same at every call.
+    The rows of a product come from a cache and are used often: its other factor is what streams, and a result that
+    goes past the caches. Of the factor only a layer's weights are the same at every call.
     """
     moved = work.bytes_read + work.bytes_written
     if kernel.kind in ("matmul", "attention"):
         streamed = float(work.dims["streamed"])
-        weights = {COLD: streamed} if kernel.anchor.kind == "linear" else {}
-        return {f"{kernel.kind}_byte_time": streamed, **weights}
+        found = {f"{kernel.kind}_byte_time": streamed}
+        if kernel.anchor.kind == "linear":
+            found[COLD] = streamed
+        if work.dims.get("returned") and past_caches(cpu, work.dims["batch"] * work.dims["m"], work.dims["n"]):
+            found["result_byte_time"] = float(work.bytes_written)
+        return found
     if kernel.kind == "conv":
         filters, tile = filter_bytes(work.dims), fast_tile(work.dims, cpu)
         packed = filters * POSITIONS / TAPS if tile else filters

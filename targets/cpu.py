@@ -54,7 +54,7 @@ def derived_seconds(profile: Profile) -> Mapping[str, float]:
     cycle = 4 * lanes(cpu) * cpu.threads / profile.si("fp32_peak")
     byte = cpu.threads / profile.si("memory_bandwidth")
     found = {f"{kind}_cycle_time": cycle for kind in (*CYCLES, "winograd")}
-    found |= {f"{kind}_byte_time": byte for kind in (*FLOPS, "attention", "filter", "patch")}
+    found |= {f"{kind}_byte_time": byte for kind in (*FLOPS, "attention", "filter", "patch", "result")}
     return {**found, "function_cycle_time": FUNCTION_CYCLES * cycle}
 
 

@@ -15,6 +15,7 @@ from tvm.tirx.script import builder as T
 
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
+from chipfit.codegen.nontemporal import fence, nontemporal, store
 from chipfit.codegen.rounding import RoundedRows
 from chipfit.codegen.spec import MatmulSpec
 from chipfit.ir.images import Shape
@@ -101,9 +102,11 @@ class _Amx:
 
     def emit(self) -> None:
         rows = self.a if self.scratch is None else self._rounded(self.scratch)
-        with jobs(-(-self.spec.n // AMX_PANEL)) as (p,):
+        past = self.spec.nontemporal
+        with nontemporal(past, self.simd), jobs(-(-self.spec.n // AMX_PANEL)) as (p,):
             configure()
             split(self.spec.n, AMX_PANEL, p, lambda columns: self._panel(rows, p, columns))
+            fence(past)
             instruction("tilerelease")
 
     def _rounded(self, halves: Buffer) -> Buffer:
@@ -173,7 +176,11 @@ class _Amx:
             value = RoundedRows(self.simd, self.a, self.spec.m, self.spec.k).number(right, m + row)
         layout = Layout(view.start(0), (0, view.row, 1))
         where = (0, m + row, n)
-        self.simd.store(self.c, layout.at(where), self.finish(T.bind(value), where, valid), valid)
+        finished = self.finish(T.bind(value), where, valid)
+        if self.spec.nontemporal:
+            store(self.simd, self.c, layout.at(where), finished)
+        else:
+            self.simd.store(self.c, layout.at(where), finished, valid)
 
 
 def rounded(simd: Simd, value: Expr) -> Expr:

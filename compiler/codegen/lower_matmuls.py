@@ -17,7 +17,7 @@ from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.precision import Narrow, narrow
 from chipfit.ir.stored import Stored, stored_weight
-from chipfit.targets.tiles import matmul_tiles
+from chipfit.targets.tiles import matmul_tiles, past_caches
 
 if TYPE_CHECKING:
     from chipfit.codegen.lower import Lowering
@@ -79,6 +79,7 @@ def lower_narrow(low: Lowering, kernel: Kernel, half: Narrow) -> None:
 def emit_packed(
     low: Lowering, kernel: Kernel, spec: MatmulSpec, a: Value, weights: Sequence[Value], steps: Steps
 ) -> None:
+    spec = replace(spec, nontemporal=kernel.returned and past_caches(low.cpu, spec.m, spec.n))
     tiles = matmul_tiles(low.cpu, spec.m, spec.n, spec.k, stored=spec.stored, rounded=spec.rounded)
     tile = low.choose(spec, tiles)
     arguments = (argument for argument in spec.arguments(tile) if argument.role == "weight")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
@@ -12,6 +12,7 @@ from chipfit.codegen.dots import ARITHMETIC, FLOAT, Arithmetic
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.nibbles import Nibbles
+from chipfit.codegen.nontemporal import fence, nontemporal
 from chipfit.codegen.register import Multiply, Output, RegisterTile
 from chipfit.codegen.rounding import RoundedRows
 from chipfit.codegen.spec import MatmulSpec, View, dense
@@ -58,13 +59,19 @@ class _Matmul:
     rounded: RoundedRows | None
 
     def emit(self) -> None:
+        with nontemporal(self.spec.nontemporal, self.simd):
+            self._jobs()
+
+    def _jobs(self) -> None:
         spec, tile = self.spec, self.tile
         if tile.order == "rows" and not self._fills_panels:
             with jobs(spec.batch, -(-spec.m // tile.mr)) as (z, t):
                 split(spec.m, tile.mr, t, lambda rows: self._row_block(z, t * tile.mr, rows))
+                fence(spec.nontemporal)
         else:
             with jobs(spec.batch, -(-spec.n // tile.nr)) as (z, p):
                 split(spec.n, tile.nr, p, lambda columns: self._column_block(z, p * tile.nr, columns))
+                fence(spec.nontemporal)
 
     @property
     def _arithmetic(self) -> Arithmetic:
@@ -160,10 +167,9 @@ class _Matmul:
 
     def _output(self, z: Expr, m: Expr) -> Output:
         """Of a tile from row `m` on."""
-        rounded, layout = self.rounded, self._c_layout(z)
-        if rounded is None:
-            return Output(self.c, layout, self.finish)
-        return Output(self.c, layout, self.finish, lambda total, row: rounded.number(total, m + row))
+        rounded, past = self.rounded, self.spec.nontemporal
+        output = Output(self.c, self._c_layout(z), self.finish, nontemporal=past)
+        return replace(output, number=lambda total, row: rounded.number(total, m + row)) if rounded else output
 
     def _c_layout(self, z: Expr) -> Layout:
         """C's layout within matrix z, whose own offset holds what the head and batch strides add."""

@@ -10,6 +10,7 @@ from tvm.tirx.script import builder as T
 from chipfit.codegen.dots import FLOAT, Arithmetic
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, pieces
+from chipfit.codegen.nontemporal import store
 
 Position = Callable[[Expr, Expr], Sequence[Expr]]  # (row, column) of the tile -> the output's logical index
 Multiply = Callable[[Sequence[Expr], Sequence[Expr]], None]  # (one scalar per row, one vector per column vector)
@@ -18,12 +19,16 @@ Number = Callable[[Expr, Expr], Expr]  # (a vector of sums, its row in the tile)
 
 @dataclass(frozen=True)
 class Output:
-    """Where finished vectors go, and what makes numbers of the sums before they are finished."""
+    """Where finished vectors go, and what makes numbers of the sums before they are finished.
+
+    `nontemporal`: past the caches, all of them whole; but not where a long epilogue reads them again.
+    """
 
     buffer: Buffer
     layout: Layout
     finish: Finish
     number: Number = lambda total, row: total
+    nontemporal: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,10 @@ class RegisterTile:
                 where, valid = position(row, vector * self.simd.lanes), self.valid(vector)
                 value = output.number(self.simd.get(register), row)
                 value = value if heavy else output.finish(value, where, valid)
-                self.simd.store(output.buffer, output.layout.at(where), value, None if self.padded else valid)
+                if output.nontemporal and not heavy:
+                    store(self.simd, output.buffer, output.layout.at(where), value)
+                else:
+                    self.simd.store(output.buffer, output.layout.at(where), value, None if self.padded else valid)
         if heavy:
             self._finish_again(position, output)
 

@@ -148,7 +148,8 @@ class MatmulSpec:
     is the epilogue's matter, an int4's are a second weight (both as in `ir.stored`); beside float16 and bfloat16 A may
     be rounded too. `rounded`: beside int8 A is as `RoundSpec` writes it. `activation`: B is a tensor of (batch / share,
     k, n), or (batch / share, n, k) if `transposed`, as in Q @ K^T.
-    Views override the dense layouts; the B view is indexed by b // share.
+    Views override the dense layouts; the B view is indexed by b // share. `nontemporal`: C, whose rows are whole
+    vectors, is written past the caches.
     """
 
     batch: int
@@ -164,6 +165,7 @@ class MatmulSpec:
     b_view: View | None = None
     c_view: View | None = None
     rounded: bool = False
+    nontemporal: bool = False
 
     def a_layout(self) -> View:
         if self.rounded:

@@ -44,7 +44,7 @@ class Kernel:
     """One kernel: `nodes` in topological order, what they read from outside, and what others read of them.
 
     `rounded`: it is a product of whole numbers, whose first factor another kernel rounded to int8, or a convolution of
-    whole numbers, which rounds its own source.
+    whole numbers, which rounds its own source. `returned`: nothing but the caller reads what it computes.
     """
 
     kind: str  # matmul, attention, conv, depthwise, pool, reduce, pointwise, move or opaque
@@ -53,6 +53,7 @@ class Kernel:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     rounded: bool = False
+    returned: bool = False
 
     @property
     def output(self) -> Value:
@@ -283,7 +284,13 @@ class Planner:
         mixed = kind_of(anchor) == "move" and "pointwise" in members
         kernel = kernel_of("pointwise" if mixed else kind_of(anchor), anchor, nodes)
         in_int8 = isinstance(self.fewer.get(name), RoundedConv)
-        return replace(kernel, rounded=in_int8 or reads_rounded_rows(self.entry, anchor))
+        rounded = in_int8 or reads_rounded_rows(self.entry, anchor)
+        return replace(kernel, rounded=rounded, returned=self.is_last(nodes[-1]))
+
+    def is_last(self, node: Node) -> bool:
+        """Whether nothing reads a node but views that nothing reads."""
+        readers = self.entry.consumers.get(node.name, ())
+        return all(reader.kind in VIEWS and self.is_last(reader) for reader in readers)
 
 
 def kernel_of(kind: str, anchor: Node, nodes: tuple[Node, ...]) -> Kernel:

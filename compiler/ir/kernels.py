@@ -27,10 +27,11 @@ class Work:
     """Floating-point operations (a multiply-add is two), bytes, and sizes by name.
 
     `dims` of a matmul: batch, m, n, k, streamed, the bytes of its second factor, and whether it multiplies in fewer
-    bits: narrow, in bfloat16, half, in float16, rounded, in int8. Of an attention: batch, counting heads, share, m, n,
-    k, width, causal, and streamed, the bytes of keys and values. Of a conv, depthwise or pool: batch, ho, wo, ic, oc,
-    r, s, stride, groups; of a conv dilation, narrow and rounded too. Of a reduce: rows, width. Everywhere `elements` is
-    the size of the output, and `fused` counts the pointwise ops in the kernel. `shape` is the (first) output's.
+    bits: narrow, in bfloat16, half, in float16, rounded, in int8; returned, if only the caller reads it. Of an
+    attention: batch, counting heads, share, m, n, k, width, causal, and streamed, the bytes of keys and values. Of a
+    conv, depthwise or pool: batch, ho, wo, ic, oc, r, s, stride, groups; of a conv dilation, narrow and rounded too.
+    Of a reduce: rows, width. Everywhere `elements` is the size of the output, and `fused` counts the pointwise ops in
+    the kernel. `shape` is the (first) output's.
     """
 
     flops: int
@@ -68,6 +69,7 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
         dims["rounded"] = int(kernel.rounded)
     if kernel.kind == "matmul":
         dims["half"] = int(kernel.anchor.outputs[0].type.dtype == torch.float16)
+        dims["returned"] = int(kernel.returned)
     if is_view(kernel):
         return Work(0, 0, 0, dims, shapes[kernel.name])
     flops = FLOPS[kernel.kind](dims) + pointwise_flops(kernel) * elements

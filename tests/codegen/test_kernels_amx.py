@@ -41,6 +41,15 @@ def test_on_the_matrix_unit(m: int, n: int, k: int) -> None:
     np.testing.assert_allclose(found, np.maximum(narrow(a) @ narrow(b).T, 0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not has_amx(), reason="this processor has no AMX")
+def test_past_the_caches_on_the_matrix_unit() -> None:
+    allow_matrix_unit()
+    a, b = factors(37, 80, 50)
+    spec = MatmulSpec(1, 37, 80, 50, stored="bfloat16", nontemporal=True)
+    found = run_kernel(build_amx_matmul, spec, a, b, tile=AMX)
+    np.testing.assert_allclose(found, narrow(a) @ narrow(b).T, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("m", [1, 5])
 def test_by_vectors(m: int) -> None:
     a, b = factors(m, 37, 50)

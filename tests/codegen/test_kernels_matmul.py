@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +41,17 @@ def test_packed_weight(batch: int, m: int, n: int, k: int, tile: Tile, transpose
     spec = MatmulSpec(batch, m, n, k, transposed=transposed)
     c = run_kernel(build_matmul, spec, a, b.T if transposed else b, tile=tile)
     np.testing.assert_allclose(c, a @ b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the fence is an instruction of x86")
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("op", ["relu", "gelu"])  # the second is finished in a loop of its own
+def test_past_the_caches(order: Literal["rows", "columns"], op: str) -> None:
+    a, b = random(2, 20, 30), random(30, 5 * LANES)
+    spec = MatmulSpec(2, 20, 5 * LANES, 30, transposed=False, epilogue=Epilogue((Step(op),)), nontemporal=True)
+    c = run_kernel(build_matmul, spec, a, b, tile=Tile(LANES, 3, 2 * LANES, order, 2))
+    expected = {"relu": torch.relu, "gelu": torch.nn.functional.gelu}[op](torch.from_numpy(a @ b))
+    np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=6, deadline=None)

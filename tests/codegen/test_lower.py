@@ -15,7 +15,7 @@ from chipfit.codegen import check, compile_graph
 from chipfit.codegen.library import fixed_values
 from chipfit.codegen.lower import lower
 from chipfit.codegen.program import Generated, Program, Stock
-from chipfit.codegen.spec import AttentionSpec
+from chipfit.codegen.spec import AttentionSpec, MatmulSpec
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
@@ -55,6 +55,17 @@ def test_a_library_gives_the_numbers_of_pytorch(name: str, tmp_path: Path) -> No
     graph = folded_graph(name)
     library = compile_graph(graph, HOST, tmp_path / "library", check.probe(graph))
     assert [slot.shape for slot in library.outputs] == [value.shape for value in graph.forward.outputs]
+
+
+@pytest.mark.parametrize(("rows", "columns", "read", "past"), [(128, 8192, 0, 1), (128, 8192, 1, 0), (1, 8192, 0, 0)])
+def test_only_a_large_result_that_nothing_reads_goes_past_the_caches(
+    rows: int, columns: int, read: int, past: int
+) -> None:
+    layers = [nn.Linear(16, columns), nn.Linear(columns, 8)][: 1 + read]
+    graph = import_model(nn.Sequential(*layers), (torch.randn(rows, 16),))
+    cpu = replace(get_target("sapphire-rapids").cpu, l2_bytes=2 * 2**20)
+    specs = [call.kernel.spec for call in lower(graph, cpu, {}).calls if isinstance(call.kernel, Generated)]
+    assert [spec.nontemporal for spec in specs if isinstance(spec, MatmulSpec)] == [bool(past)] + [False] * read
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of PyTorch's own decomposition pass
