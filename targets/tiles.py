@@ -202,8 +202,9 @@ def matmul_tiles(
 def past_caches(chip: CpuShape, rows: int, columns: int) -> bool:
     """Whether a result that only the caller reads is better written past the caches: it doesn't fit the second level.
 
-    With float32 and bfloat16, 1 and 2 threads, a result of 2 MiB took half the time so, one of 24 MiB a little more
-    than half (a Xeon with AMX and 2 MiB of L2). What kernels read again soon is still in a cache, and took up to 1.4 times as long.
+    With float32 and bfloat16, on 1 and 2 threads, a result of 2 MiB took half the time so, one of 24 MiB a little more
+    than half (a Xeon with AMX and 2 MiB of L2). What kernels read again soon is still in a cache, and took up to 1.4
+    times as long.
     """
     whole = columns % lanes(chip) == 0
     return chip.machine == "x86_64" and whole and 4 * rows * columns > chip.l2_bytes
