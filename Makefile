@@ -53,7 +53,7 @@ bench-ascend: $(VENV)/ascend.stamp  ## compare an Ascend's tiles and bytes with 
 	$(BIN)/python benchmarks/ascend.py
 
 # Both go on where they stopped; they take hours, and the script has options that say which part to run.
-bench-search: $(VENV)/run.stamp  ## compare strategies at equal measured latency, into docs/benchmarks/search.md
+bench-search: $(VENV)/modelopt.stamp  ## compare strategies at equal measured latency, into docs/benchmarks/search.md
 	$(BIN)/python benchmarks/search.py
 
 bench-budgets: $(VENV)/run.stamp  ## compile to 60 random budgets and measure again, into docs/benchmarks/budgets.md
@@ -86,6 +86,10 @@ $(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.lock
 
 $(VENV)/ascend.stamp: $(VENV)/run.stamp requirements/ascend.lock
 	$(PIP) -r requirements/ascend.lock
+	@touch $@
+
+$(VENV)/modelopt.stamp: $(VENV)/run.stamp requirements/modelopt.lock
+	$(PIP) --no-deps -r requirements/modelopt.lock
 	@touch $@
 
 # Without AMX, whose code in 0.3.36 crashes (an illegal instruction, in ggml_backend_amx_mul_mat).

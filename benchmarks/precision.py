@@ -53,10 +53,9 @@ class Result:
     errors: Mapping[str, float]
     kernels: Sequence[tuple[str, float]]
 
-    @property
-    def ratio(self) -> float:
-        """In bfloat16."""
-        return paired_ratio(self.timings, OURS, THEIRS)
+    def ratio(self, ours: str, theirs: str) -> float | None:
+        """None where theirs wasn't timed."""
+        return paired_ratio(self.timings, ours, theirs) if theirs in self.timings else None
 
 
 class Once(CalibrationDataReader):  # type: ignore[misc]
@@ -113,7 +112,7 @@ def longest(library: Library, calls: Sequence[Mapping[str, Any]]) -> Sequence[tu
 
 def row(result: Result) -> str:
     known = {name: f"{timing.median_ms:.2f} ({timing.best_ms:.2f})" for name, timing in result.timings.items()}
-    ratios = [f"{paired_ratio(result.timings, *pair):.2f}" if pair[1] in known else "" for pair in PAIRS]
+    ratios = ["" if (ratio := result.ratio(*pair)) is None else f"{ratio:.2f}" for pair in PAIRS]
     mistakes = [f"{result.errors[name]:.1e}" if name in known else "" for name in CHECKED]
     cells = [name_of({"source": result.source}), *(known.get(name, "") for name in COLUMNS), *ratios, *mistakes]
     return f"| {' | '.join(cells)} |"
@@ -121,7 +120,7 @@ def row(result: Result) -> str:
 
 def causes(results: Sequence[Result]) -> list[str]:
     """Where ours is the slower, the kernels that take longest."""
-    slow = [result for result in results if result.ratio > 1]
+    slow = [result for result in results if (result.ratio(OURS, THEIRS) or 0) > 1]
     lines = [
         f"- {name_of({'source': result.source})}: LOST in bfloat16; of our kernels' time "
         f"{', '.join(f'{name} takes {share:.0%}' for name, share in result.kernels)}."

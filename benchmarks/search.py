@@ -27,6 +27,11 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench-search"
 PAGE = ROOT / "docs" / "benchmarks" / "search.md"
 MODELS = ("resnet20", "efficientnet_lite0", "minilm", "smollm2")
+CONVOLUTIONAL = ("resnet20", "efficientnet_lite0")
+PACKAGES = {  # and the models that each takes
+    "benchmarks/fastnas.py:FastNas": CONVOLUTIONAL,
+    "benchmarks/torch_pruner.py:TorchPruning": CONVOLUTIONAL,
+}
 BUDGETS = ("70%", "50%", "35%")
 SEEDS = (0, 1, 2)
 SECONDS = 120  # of recovery
@@ -45,7 +50,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        return f"{plain(self.model)}-{self.budget.rstrip('%')}-{self.arm}-seed{self.seed}-{self.recovery}s"
+        return f"{plain(self.model)}-{self.budget.rstrip('%')}-{plain(self.arm)}-seed{self.seed}-{self.recovery}s"
 
     @property
     def arguments(self) -> list[str]:
@@ -70,14 +75,18 @@ def grid(
     models: Iterable[str], budgets: Iterable[str], arms: Iterable[str], seeds: Iterable[int], recovery: int
 ) -> list[Cell]:
     """Every cell; all of the first seed come first, so that a run that is cut short has something of everything."""
-    return [
-        Cell(model, budget, arm, seed, recovery) for seed, model, budget, arm in product(seeds, models, budgets, arms)
-    ]
+    found = product(seeds, models, budgets, arms)
+    return [Cell(model, budget, arm, seed, recovery) for seed, model, budget, arm in found if takes(arm, model)]
 
 
 def arms() -> list[str]:
-    """Ours, then the others by name."""
-    return sorted(available_strategies(), key=lambda name: (name != search_page.OURS, name))
+    """Ours, then the others by name, then other packages."""
+    return [*sorted(available_strategies(), key=lambda name: (name != search_page.OURS, name)), *PACKAGES]
+
+
+def takes(arm: str, model: str) -> bool:
+    """Whether an arm can narrow a model at all."""
+    return arm not in PACKAGES or model in PACKAGES[arm]
 
 
 def made(cell: Cell) -> Record:

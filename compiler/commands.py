@@ -61,7 +61,11 @@ def chipfit() -> None:
 @click.option("--keep", metavar="SHARE", help="The least part of the quality to keep, as 94%.")
 @data_option
 @passes_option
-@click.option("--strategy", metavar="NAME", help="What chooses: knapsack if not told, or a published method.")
+@click.option(
+    "--strategy",
+    metavar="NAME",
+    help="What chooses: knapsack if not told, a published method, or your own, as FILE.py:CLASS.",
+)
 @click.option("--refine", default=32, show_default=True, metavar="N", help="Choices to measure whole, for the solver.")
 @click.option("--out", type=FOLDER, default=Path("build/artifact"), show_default=True, help="The artifact's folder.")
 @click.option("--fresh", is_flag=True, help="Use no stage of an earlier run.")

@@ -27,6 +27,7 @@ from chipfit.search.budget import Budget
 from chipfit.search.choose import Choice, choose, ensure_reachable
 from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Strategy
+from chipfit.search.strategies.registry import code_of
 from chipfit.stages import Done, Stages, write_json
 from chipfit.study import Study
 from chipfit.targets.registry import Target
@@ -112,6 +113,7 @@ class Job:
         given = {
             **self.study.origin,
             "strategy": self.approach.name,
+            "code": code_of(self.approach),
             "passes": [one.name for one in self.study.pipeline.passes],
             "limits": self.budget.absolute(self.baseline),
             "chip": self.chip,

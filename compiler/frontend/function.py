@@ -18,10 +18,11 @@ def load_module(file: str) -> ModuleType:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"There is no file {file}: check the path.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(str(path.resolve()), path)  # a name that hides no other module
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file: give one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     with _blamed_on(file), _beside(path):
         spec.loader.exec_module(module)
     return module

@@ -19,7 +19,7 @@ from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies import evopress, knapsack
 from chipfit.search.strategies.base import Task, UnreachableError
 from chipfit.search.strategies.knapsack import solve_within
-from chipfit.search.strategies.registry import available_strategies, get_strategy
+from chipfit.search.strategies.registry import available_strategies, code_of, get_strategy
 from chipfit.targets.registry import get_target
 
 pytestmark = pytest.mark.usefixtures("single_precision")
@@ -62,6 +62,34 @@ def limited(given, share):
 def strategy(name, network, **options):
     cls = available_strategies()[name]
     return cls(task(network, cls.surveyed, **options))
+
+
+OWN = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import ClassVar
+from chipfit.ir.configuration import Configuration
+from chipfit.search.strategies.base import Proposal, Strategy
+
+@dataclass(frozen=True)
+class Nothing(Strategy):
+    name: ClassVar[str] = "nothing"
+
+    def propose(self, limits):
+        return Proposal(Configuration(), 0.0)
+"""
+
+
+def test_one_in_a_file_of_the_users_is_known_by_its_code(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    found = get_strategy(f"{file}:Nothing", parse("prune-axes"))
+    assert found(task("resnet")).propose({}).configuration == Configuration()
+    before = code_of(found)
+    file.write_text(OWN + "\n")
+    assert code_of(get_strategy(f"{file}:Nothing", parse("prune-axes"))) != before
+    with pytest.raises(UserError, match="has no strategy Something"):
+        get_strategy(f"{file}:Something", parse("prune-axes"))
 
 
 def test_all_are_found_without_a_list():
