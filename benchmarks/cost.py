@@ -1,7 +1,8 @@
 """Compares predicted with measured latency over random configurations and writes docs/benchmarks/cost.md.
 
-Calibration fits its coefficients to small chains of layers (chipfit.probes): it has seen none of these networks. It
-runs right before they are timed, since calibrations an hour apart differ by a tenth on a shared machine.
+Calibration fits its coefficients to small chains of layers (chipfit.probes): it has seen none of these networks. A
+shared machine is faster in some minutes than in others, by a fifth within five: so both are timed by turns, a part of
+the calibration and then every network, several times, and of each the least counts.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import hashlib
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from scipy.stats import spearmanr
 
 import chipfit.codegen
 import chipfit.targets
-from chipfit.calibration import LOOK, PACE, calibrate, recalled
+from chipfit.calibration import PACE, compiled, kept, recalled, timed
+from chipfit.calibration import SECONDS as CALIBRATION
 from chipfit.codegen import Library, compile_graph
 from chipfit.codegen.check import probe
 from chipfit.codegen.library import numpy_weights
@@ -31,14 +33,16 @@ from chipfit.ir.graph import Graph
 from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
 from chipfit.measure import milliseconds
+from chipfit.passes.base import silent
 from chipfit.progress import shown
 from chipfit.targets.cost import CostModel
 from chipfit.targets.registry import Target, get_target
 from chipfit.targets.roofline import Roofline
-from chipfit.undisturbed import SHORT_MS, Pace, Stopwatch
+from chipfit.undisturbed import PASSES, SHORT_MS, Least, Pace, Stopwatch
 
 DROPPED = 0.3  # of the blocks, at most
-SECONDS = 6.0  # of timing for each configuration, at most
+VISITS = 3
+SECONDS = 6.0  # of timing for each configuration, at most, in all visits
 CALLS = 300  # for which a long one is timed longer: each of its kernels has to run undisturbed once
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench-cost"
@@ -73,9 +77,15 @@ class Drawn:
     code: str
     source: str
     index: int
+    visit: int = 0
 
     @property
     def key(self) -> str:
+        return f"{self.name}-{self.visit}"
+
+    @property
+    def name(self) -> str:
+        """Of the library, the same at every visit."""
         return f"{self.code}-{named(self.source)}-{self.index:02d}"
 
     @property
@@ -97,7 +107,7 @@ class Drawn:
 
 def prepared(drawn: Drawn) -> Path:
     """A folder with its library, made unless it is there."""
-    folder = READY / drawn.key
+    folder = READY / drawn.name
     if not folder.exists():
         graph = drawn.graph
         with at_once(folder) as made:
@@ -116,24 +126,34 @@ class Bench:
         folder, graph = prepared(drawn), drawn.graph
         library = Library.load(folder / "library", numpy_weights(graph))
         inputs = [tensor.numpy() for tensor in probe(graph)]
-        watch = Stopwatch(library, inputs, self.pace)
-        watch.run(max(SECONDS, CALLS * milliseconds(lambda: library(*inputs)) / 1e3))
-        shutil.rmtree(folder)
-        times = {"measured": watch.milliseconds, "call": watch.least.call_ms, "kernels": watch.least.kernels}
-        state = {"calm": watch.is_calm, "pace": watch.pace_ms}
+        watch = Stopwatch(library, inputs, self.pace, PASSES // VISITS)
+        watch.run(max(SECONDS, CALLS * milliseconds(lambda: library(*inputs)) / 1e3) / VISITS)
+        if drawn.visit == VISITS - 1:
+            shutil.rmtree(folder)
         print(f"{watch.milliseconds:.2f} ms{'' if watch.is_calm else ' (disturbed)'}", flush=True)
-        return {"code": drawn.code, "source": drawn.source, "index": drawn.index, **times, **state}
+        state = {"calm": watch.is_calm, "pace": watch.pace_ms, "least": asdict(watch.least)}
+        return {"code": drawn.code, "source": drawn.source, "index": drawn.index, "visit": drawn.visit, **state}
 
 
-def row(record: Record, target: Target) -> Row:
+def least(visits: Sequence[Record]) -> Least:
+    """Of all visits to one library."""
+    found = Least()
+    for one in visits:
+        found.add(one["least"]["call_ms"], one["least"]["take_ms"], [tuple(each) for each in one["least"]["kernels"]])
+    return found
+
+
+def row(visits: Sequence[Record], target: Target) -> Row:
     """What was measured beside what is predicted now."""
-    drawn = Drawn(record["code"], record["source"], record["index"])
+    drawn = Drawn(visits[0]["code"], visits[0]["source"], visits[0]["index"])
+    measured, pace = least(visits).milliseconds, min(one["pace"] for one in visits)
     graph, batch = whole(drawn.source)
     cost = target.cost_model.cost(graph, drawn.configuration, batch)
     plain = CostModel(Roofline(target.profile)).cost(graph, drawn.configuration, batch)
-    clocked = cost.latency_ms * record["pace"] / (1e3 * target.profile.si(PACE))
+    clocked = cost.latency_ms * pace / (1e3 * target.profile.si(PACE))
     predicted = {OURS: cost.latency_ms, CLOCKED: clocked, ROOFLINE: plain.latency_ms, FLOPS: flops(drawn.graph)}
-    return Row(named(drawn.source), record["measured"], record["calm"], predicted, cost.interval_ms[1])
+    calm = any(one["calm"] for one in visits)
+    return Row(named(drawn.source), measured, calm, predicted, cost.interval_ms[1])
 
 
 def code_digest() -> str:
@@ -182,11 +202,12 @@ def page(records: Sequence[Record], rows: Sequence[Row], threads: int) -> str:
 
 {len(found)} configurations of {models} networks, batch 1, float32, {threads} threads: each whole, and with every width
 that a search may cut drawn evenly from 30% to all of it and up to {DROPPED:.0%} of its blocks dropped. Measured is the
-least of many calls; of calls over {SHORT_MS:g} ms, which a shared machine never leaves undisturbed, the sum of the
-least times of the kernels and of copying the inputs. Calibration saw none of these networks. The roofline takes the
-profile's peak and bandwidth; it and FLOPs are scaled by one factor to fit the median of everything below, which our
-model is not. This machine's clock drifts by a tenth from one minute to another: "clock taken out" multiplies what was
-predicted by what a small product took while the configuration was timed, over what it took in calibration.
+least of many calls, in {VISITS} visits between which the probes of the calibration were timed; of calls over
+{SHORT_MS:g} ms, which a shared machine never leaves undisturbed, the sum of the least times of the kernels and of
+copying the inputs. Calibration saw none of these networks. The roofline takes the profile's peak and bandwidth; it and
+FLOPs are scaled by one factor to fit the median of everything below, which our model is not. This machine's clock
+drifts by a tenth from one minute to another: "clock taken out" multiplies what was predicted by what a small product
+took while the configuration was timed, over what it took in calibration.
 
 {len(rows) - len(found)} more configurations are left out: the machine was never left alone while they were timed.
 
@@ -197,6 +218,19 @@ where the bound's level allows 2.5%; with the clock taken out in {clocked}.
 """
 
 
+def visit(drawn: Sequence[Drawn], cells: Cells, target: Target) -> None:
+    """Times the probes of a calibration and these configurations by turns."""
+    bench = Bench(Pace.of(target))
+    with shown() as progress:
+        subjects = compiled(target, bench.pace, progress, wanted=PASSES // VISITS)
+    for turn in range(VISITS):
+        timed(subjects, CALIBRATION / VISITS, silent)
+        for subject in subjects:
+            subject.watch.return_later()
+        cells.fill([replace(one, visit=turn) for one in drawn], bench.timed)
+    kept(subjects, target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, help="only configurations of these")
@@ -204,17 +238,15 @@ def main() -> None:
     options = parser.parse_args()
     cells, code, target = Cells(FOLDER), code_digest(), get_target("host")
     drawn = [Drawn(code, model, index) for index in range(options.count) for model in options.models]
-    missing = [one for one in drawn if not cells.finished(one)]
+    missing = [one for one in drawn if not cells.finished(replace(one, visit=VISITS - 1))]
     prepare(missing, prepared)
     if missing:
-        with shown() as progress:
-            calibrate(target, progress)
-        bench = Bench(Pace.of(target))
-        bench.pace.settle(LOOK)
-        cells.fill(missing, bench.timed)
+        visit(missing, cells, target)
     target = recalled(target)
     records = [one for one in cells.found() if one["code"] == code]
-    text = page(records, [row(one, target) for one in records], target.cpu.threads)
+    names = dict.fromkeys((one["source"], one["index"]) for one in records)
+    visits = [[one for one in records if (one["source"], one["index"]) == name] for name in names]
+    text = page(records, [row(each, target) for each in visits], target.cpu.threads)
     PAGE.write_text(text, encoding="utf-8")
     print(text)
 

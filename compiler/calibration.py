@@ -40,7 +40,7 @@ from chipfit.targets.detect import identity
 from chipfit.targets.profile import Figure
 from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
-from chipfit.undisturbed import Pace, Stopwatch
+from chipfit.undisturbed import PASSES, Pace, Stopwatch
 
 SECONDS = 150.0  # of timing at most: it ends as soon as every probe ran undisturbed often enough
 BRIEF_SECONDS = 60.0  # likewise where it holds up what the user asked for
@@ -80,15 +80,28 @@ def calibrate(
     The machine should be otherwise idle: the least of many timings stands for each kernel, but a kernel that never ran
     undisturbed is priced too high.
     """
-    units = {name: rule.unit for name, rule in read_folder(FOLDERS)[0][target.family].rules.items()}
+    subjects = compiled(target, Pace.of(target), progress, probes)
+    timed(subjects, seconds, progress)
+    return kept(subjects, target)
+
+
+def compiled(
+    target: Target, pace: Pace, progress: Progress, probes: Sequence[Probe] = PROBES, wanted: int = PASSES
+) -> list[Subject]:
+    """The probes, ready to be timed, each for so many undisturbed passes a visit."""
+    subjects = []
     with tempfile.TemporaryDirectory() as folder:
-        subjects, pace = [], Pace.of(target)
         for index, probe in enumerate(probes):
             progress("calibrating: compiling the probes", index / len(probes))
-            subjects.append(prepared(probe, target, pace, Path(folder) / str(index)))
-        progress("calibrating: seeing how fast this machine is", 0.0)
-        pace.settle(LOOK)
-        timed(subjects, seconds, progress)
+            subjects.append(prepared(probe, target, pace, Path(folder) / str(index), wanted))
+    progress("calibrating: seeing how fast this machine is", 0.0)
+    pace.settle(LOOK)
+    return subjects
+
+
+def kept(subjects: Sequence[Subject], target: Target) -> Calibration:
+    """Fits the coefficients to what was timed, and keeps them in the user's cache."""
+    units = {name: rule.unit for name, rule in read_folder(FOLDERS)[0][target.family].rules.items()}
     samples = [sample for subject in undisturbed(subjects) for sample in subject.samples()]
     today = datetime.date.today()
     result = fit(samples, {name: units[name] for name in terms_of(units)}, today)
@@ -180,14 +193,15 @@ def alone(needs: Amounts) -> Amounts:
     return {term: amount for term, amount in needs.items() if term != DISPATCH}
 
 
-def prepared(probe: Probe, target: Target, pace: Pace, folder: Path) -> Subject:
+def prepared(probe: Probe, target: Target, pace: Pace, folder: Path, wanted: int) -> Subject:
     torch.manual_seed(0)
     x = torch.randn(probe.shape)
     graph = rebatch(import_model(probe.build(), (x,)), probe.shape[0])
     library = compile_graph(graph, target, folder)
     calls = json.loads((folder / RECORD).read_text())["kernels"]
     weights = sum(tensor.nbytes for tensor in graph.state.values())
-    return Subject(probe, Stopwatch(library, [x.numpy()], pace), kernel_amounts(graph, target), calls, weights)
+    watch = Stopwatch(library, [x.numpy()], pace, wanted)
+    return Subject(probe, watch, kernel_amounts(graph, target), calls, weights)
 
 
 def kernel_amounts(graph: Graph, target: Target) -> dict[str, Amounts]:

@@ -89,6 +89,19 @@ class Least:
         self.kernels = [(name, min(ms, known)) for (name, ms), (_, known) in pairs]
         self.passes += 1
 
+    @property
+    def milliseconds(self) -> float:
+        """Of a call: the least seen of a short one; of a long one the sum of the least of its parts.
+
+        Nothing but kernels and the taking of inputs is in that sum: what goes by in between is about 5 us a call and
+        half of one a kernel.
+        """
+        return self.call_ms if self.is_short else self.take_ms + sum(ms for _, ms in self.kernels)
+
+    @property
+    def is_short(self) -> bool:
+        return self.call_ms < SHORT_MS
+
 
 @dataclass
 class Stopwatch:
@@ -97,9 +110,15 @@ class Stopwatch:
     library: Library
     inputs: Sequence[Array]
     pace: Pace
+    wanted: int = PASSES  # undisturbed ones of a visit
     least: Least = field(default_factory=Least)
     calm_passes: int = 0
+    visited: int = 0  # undisturbed passes of earlier visits
     pace_ms: float = math.inf  # the best of the product meanwhile
+
+    def return_later(self) -> None:
+        """Ends a visit: what was seen stays, and the next `run` asks for as many passes again."""
+        self.visited, self.calm_passes = self.visited + self.calm_passes, 0
 
     def run(self, seconds: float) -> None:
         """Goes on until enough passes were undisturbed, or for that long."""
@@ -122,23 +141,18 @@ class Stopwatch:
 
     @property
     def is_done(self) -> bool:
-        return self.calm_passes >= PASSES
+        return self.calm_passes >= self.wanted
 
     @property
     def is_calm(self) -> bool:
         """Whether it ran undisturbed often enough for its time to be its own."""
-        return self.calm_passes >= FEW
+        return self.visited + self.calm_passes >= FEW
 
     @property
     def milliseconds(self) -> float:
-        """Of a call: the least seen of a short one; of a long one the sum of the least of its parts.
-
-        Nothing but kernels and the taking of inputs is in that sum: what goes by in between is about 5 us a call and
-        half of one a kernel.
-        """
-        least = self.least
-        return least.call_ms if self.is_short else least.take_ms + sum(ms for _, ms in least.kernels)
+        """Of a call."""
+        return self.least.milliseconds
 
     @property
     def is_short(self) -> bool:
-        return self.least.call_ms < SHORT_MS
+        return self.least.is_short
