@@ -18,10 +18,11 @@ from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import Source, load_source
 from chipfit.fronts import Comparison, compare, distinct, write_comparison
 from chipfit.job import Job
+from chipfit.own_strategy import named_strategy
 from chipfit.passes.base import Progress, silent
 from chipfit.passes.pipeline import Pipeline, parse
 from chipfit.search.budget import parse_budget, parse_share
-from chipfit.search.strategies.registry import get_strategy
+from chipfit.search.strategies.registry import ensure_passes
 from chipfit.stages import Stages
 from chipfit.study import Study
 from chipfit.targets.registry import HOST, get_target
@@ -111,7 +112,8 @@ def _compile(
 ) -> Artifact:
     limits = parse_budget([budget] if isinstance(budget, str) else budget)
     share, pipeline, chip = parse_share(keep) if keep else None, parse(passes), get_target(target)
-    approach = get_strategy(strategy, pipeline)
+    approach = named_strategy(strategy)
+    ensure_passes(approach, pipeline)
     if not (chip.is_host or (chip.family == "cpu" and chip.profile.triple)):
         raise UserError(f"chipfit can cost {chip.name} but not compile for it yet: name a CPU, as {HOST}.")
     tuning.check(chip)

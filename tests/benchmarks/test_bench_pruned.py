@@ -51,4 +51,4 @@ def test_a_cell_names_one_configuration(index: int) -> None:
     first, second = (cost.Drawn("code", "resnet20", index).configuration for _ in range(2))
     assert first == second
     assert bool(first.widths) is bool(index)
-    assert cost.Drawn("code", "resnet20", index).key == f"code-resnet20-{index:02d}"
+    assert cost.Drawn("code", "resnet20", index).name == f"code-resnet20-{index:02d}"

@@ -11,6 +11,7 @@ from chipfit.errors import UserError
 from chipfit.ir.apply import apply
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
+from chipfit.own_strategy import named_strategy
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import parse
 from chipfit.search.curves import Curves
@@ -19,7 +20,7 @@ from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies import evopress, knapsack
 from chipfit.search.strategies.base import Task, UnreachableError
 from chipfit.search.strategies.knapsack import solve_within
-from chipfit.search.strategies.registry import available_strategies, code_of, get_strategy
+from chipfit.search.strategies.registry import available_strategies, code_of, ensure_passes, get_strategy
 from chipfit.targets.registry import get_target
 
 pytestmark = pytest.mark.usefixtures("single_precision")
@@ -83,13 +84,13 @@ class Nothing(Strategy):
 def test_one_in_a_file_of_the_users_is_known_by_its_code(tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)
-    found = get_strategy(f"{file}:Nothing", parse("prune-axes"))
+    found = named_strategy(f"{file}:Nothing")
     assert found(task("resnet")).propose({}).configuration == Configuration()
     before = code_of(found)
     file.write_text(OWN + "\n")
-    assert code_of(get_strategy(f"{file}:Nothing", parse("prune-axes"))) != before
+    assert code_of(named_strategy(f"{file}:Nothing")) != before
     with pytest.raises(UserError, match="has no strategy Something"):
-        get_strategy(f"{file}:Something", parse("prune-axes"))
+        named_strategy(f"{file}:Something")
 
 
 def test_all_are_found_without_a_list():
@@ -211,11 +212,11 @@ def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network, tr
 
 
 def test_what_a_strategy_chooses_for_must_be_allowed():
-    assert get_strategy("sleb", parse("drop-blocks")).name == "sleb"
+    ensure_passes(get_strategy("sleb"), parse("drop-blocks"))
     with pytest.raises(UserError, match="The strategy sleb chooses for drop-blocks: name that in --passes too"):
-        get_strategy("sleb", parse("prune-axes"))
+        ensure_passes(get_strategy("sleb"), parse("prune-axes"))
     with pytest.raises(UserError, match="There is no strategy luck; the strategies are evopress, halp, knapsack"):
-        get_strategy("luck", parse("prune-axes"))
+        get_strategy("luck")
 
 
 def test_without_leave_to_drop_nothing_is_dropped():
