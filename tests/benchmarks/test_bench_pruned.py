@@ -52,3 +52,4 @@ def test_a_cell_names_one_configuration(index: int) -> None:
     assert first == second
     assert bool(first.widths) is bool(index)
     assert cost.Drawn("code", "resnet20", index).name == f"code-resnet20-{index:02d}"
+    assert cost.Drawn("code", "resnet20", index, visit=2).key == f"code-resnet20-{index:02d}-2"

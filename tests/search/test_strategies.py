@@ -212,6 +212,7 @@ def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network, tr
 
 
 def test_what_a_strategy_chooses_for_must_be_allowed():
+    assert get_strategy("sleb").name == "sleb"
     ensure_passes(get_strategy("sleb"), parse("drop-blocks"))
     with pytest.raises(UserError, match="The strategy sleb chooses for drop-blocks: name that in --passes too"):
         ensure_passes(get_strategy("sleb"), parse("prune-axes"))
