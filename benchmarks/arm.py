@@ -16,7 +16,7 @@ from cells import table
 from pruned import cut, named, random_configuration, whole
 from scipy.stats import spearmanr
 
-from chipfit.calibration import kernel_amounts
+from chipfit.calibration.subjects import kernel_amounts
 from chipfit.codegen.inner_loops import MCA, Loop, assembly, mca_cycles, product_loops
 from chipfit.codegen.library import fixed_values, tvm_target
 from chipfit.codegen.lower import lower

@@ -1,8 +1,8 @@
 """Compares predicted with measured latency over random configurations and writes docs/benchmarks/cost.md.
 
-Calibration fits its coefficients to small chains of layers (chipfit.probes): it has seen none of these networks. A
-shared machine is faster in some minutes than in others, by a fifth within five: so both are timed by turns, a part of
-the calibration and then every network, several times, and of each the least counts.
+Calibration fits its coefficients to small chains of layers (chipfit.calibration.probes): it has seen none of these
+networks. A shared machine is faster in some minutes than in others, by a fifth within five: so both are timed by turns,
+a part of the calibration and then every network, several times, and of each the least counts.
 """
 
 import argparse
@@ -22,8 +22,10 @@ from scipy.stats import spearmanr
 
 import chipfit.codegen
 import chipfit.targets
-from chipfit.calibration import PACE, compiled, kept, recalled, timed
-from chipfit.calibration import SECONDS as CALIBRATION
+from chipfit.calibration.host import PACE, compiled, fit_and_keep, timed
+from chipfit.calibration.host import SECONDS as CALIBRATION
+from chipfit.calibration.kept import recalled
+from chipfit.calibration.undisturbed import PASSES, SHORT_MS, Least, Pace, Stopwatch
 from chipfit.codegen import Library, compile_graph
 from chipfit.codegen.check import probe
 from chipfit.codegen.library import numpy_weights
@@ -38,7 +40,6 @@ from chipfit.progress import shown
 from chipfit.targets.cost import CostModel
 from chipfit.targets.registry import Target, get_target
 from chipfit.targets.roofline import Roofline
-from chipfit.undisturbed import PASSES, SHORT_MS, Least, Pace, Stopwatch
 
 DROPPED = 0.3  # of the blocks, at most
 VISITS = 3
@@ -228,7 +229,7 @@ def visit(drawn: Sequence[Drawn], cells: Cells, target: Target) -> None:
         for subject in subjects:
             subject.watch.return_later()
         cells.fill([replace(one, visit=turn) for one in drawn], bench.timed)
-    kept(subjects, target)
+    fit_and_keep(subjects, target)
 
 
 def main() -> None:

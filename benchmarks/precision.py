@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from chipfit.calibration import attributed
+from chipfit.calibration.subjects import attributed
 from chipfit.codegen import Library, compile_graph
 from chipfit.codegen.check import probe, relative_error
 from chipfit.codegen.runtime import read_record

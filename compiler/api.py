@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from chipfit.artifact import Artifact
-from chipfit.calibration import calibrated
+from chipfit.calibration.host import calibrated
 from chipfit.errors import UserError
 from chipfit.finish import finish
 from chipfit.frontend.data import Data, as_data, load_data

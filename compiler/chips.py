@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from chipfit.calibration import recalled
+from chipfit.calibration.kept import recalled
 from chipfit.decoding import TokenLine, tokens
 from chipfit.ir.graph import Graph
 from chipfit.targets.cost import Cost, LayerCost

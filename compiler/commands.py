@@ -213,7 +213,7 @@ def targets() -> None:
 @json_option
 def list_targets(as_json: bool) -> None:
     """List every chip, its family, and whether its costs are calibrated."""
-    from chipfit.calibration import recalled
+    from chipfit.calibration.kept import recalled
     from chipfit.targets.registry import all_targets
 
     found = [recalled(target) for target in all_targets()]
@@ -228,7 +228,7 @@ def list_targets(as_json: bool) -> None:
 @json_option
 def show_target(name: str, as_json: bool) -> None:
     """Show every figure of a chip, with its unit, source and status."""
-    from chipfit.calibration import recalled
+    from chipfit.calibration.kept import recalled
     from chipfit.targets.registry import get_target
 
     profile = recalled(get_target(name)).profile
@@ -256,15 +256,20 @@ def validate_target(file: Path, as_json: bool) -> None:
 
 
 @targets.command("calibrate")
+@click.argument("name", default=HOST)
+@click.option("--rpc", metavar="HOST:PORT", help="Where TVM's RPC server listens on a board with this chip.")
 @json_option
-def calibrate_target(as_json: bool) -> None:
-    """Time this machine's kernels, fit the cost model to them, and show its error where it was not fitted."""
-    from chipfit.calibration import calibrate
+def calibrate_target(name: str, rpc: str | None, as_json: bool) -> None:
+    """Time kernels on the chip NAME, fit its cost model to them, and show its error where it was not fitted.
+
+    NAME is this machine if not told; else the chip of a board, or of this machine's GPU.
+    """
+    from chipfit.calibration.at_hand import calibrate
     from chipfit.progress import shown
     from chipfit.targets.registry import get_target
 
     with shown() as progress:
-        found = calibrate(get_target(HOST), progress)
+        found = calibrate(get_target(name), rpc, progress)
     if as_json:
         print_json(display.calibration_json(found))
     else:

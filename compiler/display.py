@@ -178,23 +178,26 @@ def _all(chip: Profile) -> list[tuple[str, Any]]:
 
 
 def calibration_json(found: Calibration) -> dict[str, Any]:
-    from chipfit.calibration import UNDISTURBED
+    from chipfit.calibration.host import UNDISTURBED
 
     rows = [dict(zip(("name", "held_out", "predicted_ms", "measured_ms"), row, strict=True)) for row in found.rows]
     figures = {"median_error": found.median_error, "p95_error": found.p95_error}
-    return {**figures, UNDISTURBED: found.figures[UNDISTURBED].value, "samples": rows}
+    told = {UNDISTURBED: found.figures[UNDISTURBED].value} if UNDISTURBED in found.figures else {}
+    return {**figures, **told, "samples": rows}
 
 
 def calibration(found: Calibration) -> None:
-    from chipfit.calibration import ENOUGH, UNDISTURBED
+    from chipfit.calibration.host import ENOUGH, UNDISTURBED
 
     held_out = tuple(
         (name, report.milliseconds(predicted), report.milliseconds(measured), f"{predicted / measured - 1:+.1%}")
         for name, left_out, predicted, measured in found.rows
         if left_out
     )
-    show(TextTable("Graphs that took no part in the fit", ("graph", "predicted", "measured", "error"), held_out))
+    show(TextTable("What took no part in the fit", ("what", "predicted", "measured", "error"), held_out))
     say(f"Their median error is {found.median_error:.1%}, the 95th percentile {found.p95_error:.1%}.")
+    if UNDISTURBED not in found.figures:
+        return
     share = found.figures[UNDISTURBED].value
     say(f"{share:.0%} of all graphs ran undisturbed at some time.")
     if share < ENOUGH:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from chipfit.calibration import recalled
+from chipfit.calibration.kept import recalled
 from chipfit.chips import ChipLine, LayerLine, by_module, chips_json, cost_json, over_chips
 from chipfit.decoding import TokenLine, tokens
 from chipfit.frontend.importer import import_model

@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from chipfit.calibration import attributed, kernels_digest
+from chipfit.calibration.kept import kernels_digest
+from chipfit.calibration.subjects import attributed
 from chipfit.codegen.library import compile_graph, fixed_values
 from chipfit.codegen.lower import Lowering
 from chipfit.codegen.program import Choose, Effort

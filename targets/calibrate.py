@@ -22,7 +22,7 @@ from chipfit.targets.cpu import CACHED, kernel_seconds
 from chipfit.targets.kernel_model import cold_share
 from chipfit.targets.profile import UNITS, Figure, Profile
 
-CACHES = tuple(float(size) for size in np.geomspace(512 * 2**20, 8 * 2**20, 13))  # bytes, as a program may find
+CACHES = tuple(float(size) for size in np.geomspace(2**29, 2**19, 21))  # bytes, as a program may find
 NOISE_SECONDS = 2e-6  # how far a timing may be off whatever its size: weighs down kernels that hardly take longer
 
 
@@ -48,8 +48,14 @@ class Calibration:
     figures: Mapping[str, Figure]
     samples: tuple[Sample, ...]
     predicted_ms: tuple[float, ...]
-    median_error: float
-    p95_error: float
+
+    @property
+    def median_error(self) -> float:
+        return self.figures["error_median"].value
+
+    @property
+    def p95_error(self) -> float:
+        return self.figures["error_p95"].value
 
     @property
     def rows(self) -> tuple[tuple[str, bool, float, float], ...]:
@@ -68,16 +74,27 @@ def fit(samples: Sequence[Sample], units: Mapping[str, str], today: datetime.dat
     terms = [term for term in units if term in seen]
     cached, coefficients = _solve_with_cache(fitted, terms)
     predicted = tuple((_design(samples, terms, cached).predict(coefficients) * 1e3).tolist())
-    held_out = [(ms, sample.measured_ms) for ms, sample in zip(predicted, samples, strict=True) if sample.held_out]
-    errors = [abs(ms / measured - 1) for ms, measured in held_out]
-    source = f"calibration of {today}: {len(fitted)} graphs fitted, {len(held_out)} held out"
-    median, p95 = float(np.median(errors)), float(np.quantile(errors, 0.95))
-    ratios = {"error_median": median, "error_p95": p95, "interval_factor": _interval_factor(held_out)}
-    figures = {name: Figure(value, "ratio", source, "measured") for name, value in ratios.items()}
+    source = f"calibration of {today}: {told(samples)}"
+    figures = dict(errors(samples, predicted, source))
     figures[CACHED] = Figure(cached / UNITS["MiB"], "MiB", source, "measured")
     for term, value in zip(terms, coefficients.tolist(), strict=True):
         figures[term] = Figure(value / UNITS[units[term]], units[term], source, "measured")
-    return Calibration(figures, tuple(samples), predicted, median, p95)
+    return Calibration(figures, tuple(samples), predicted)
+
+
+def told(samples: Sequence[Sample]) -> str:
+    """How many graphs took part in a fit and how many didn't."""
+    held_out = sum(sample.held_out for sample in samples)
+    return f"{len(samples) - held_out} graphs fitted, {held_out} held out"
+
+
+def errors(samples: Sequence[Sample], predicted_ms: Sequence[float], source: str) -> Mapping[str, Figure]:
+    """How far off predictions are on the samples that were held out."""
+    pairs = [(ms, one.measured_ms) for ms, one in zip(predicted_ms, samples, strict=True) if one.held_out]
+    off = [abs(ms / measured - 1) for ms, measured in pairs]
+    median, p95 = float(np.median(off)), float(np.quantile(off, 0.95))
+    ratios = {"error_median": median, "error_p95": p95, "interval_factor": _interval_factor(pairs)}
+    return {name: Figure(value, "ratio", source, "measured") for name, value in ratios.items()}
 
 
 @dataclass(frozen=True)

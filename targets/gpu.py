@@ -1,8 +1,8 @@
 """What kernels cost on a GPU: tiles of a product dealt out to cores in waves, bytes of L2 and memory, a launch each.
 
 The staircase of the chip lies in the tiles: a product is computed in whole ones, and the last wave takes as long as a
-full one (NVIDIA, Matrix Multiplication Background User's Guide, on tile and wave quantization). Nothing here was fitted
-to a GPU: `uncalibrated`.
+full one (NVIDIA, Matrix Multiplication Background User's Guide, on tile and wave quantization). Where nobody timed the
+chip it is uncalibrated, and the peaks are its maker's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
+from chipfit.targets.kernel_model import Interval
 from chipfit.targets.products import Product, beside, padded, products
 from chipfit.targets.profile import Profile
 
@@ -24,6 +25,7 @@ SPLITS = (1, 2, 4, 8, 16, 32)  # parts that a long sum is cut into where there a
 STEP = 32  # numbers along the sum that a core fetches at a time, into one of two buffers
 ALIGNED = 16  # bytes that rows of a tensor core's factors are multiples of; numbers in a step of its sum
 SUM = 4  # bytes of a partial sum
+FACTOR = "interval_factor"  # the figure that calibration alone gives
 TENSOR, PLAIN, L2, DRAM, LAUNCH = "tensor core", "fp32", "l2", "dram", "launch"
 
 
@@ -80,10 +82,13 @@ class GpuModel:
     """
 
     profile: Profile
-    status: str = "uncalibrated"
     granularity: int = ALIGNED // 2  # of fp16, what a tensor core's factors are padded to
     cold: None = None
     storage: None = None
+
+    @property
+    def status(self) -> str:
+        return "calibrated" if FACTOR in self.profile.figures else "uncalibrated"
 
     @cached_property
     def gpu(self) -> Gpu:
@@ -108,8 +113,11 @@ class GpuModel:
         plan = self._plan(kernel, work)
         return {MEMORY: plan.dram_bytes, CACHE: plan.l2_bytes, NEAR: plan.l2_bytes}
 
-    def interval(self, latency_ms: float) -> None:
-        return None
+    def interval(self, latency_ms: float) -> Interval | None:
+        if FACTOR not in self.profile.figures:
+            return None
+        factor = self.profile.si(FACTOR)
+        return latency_ms / factor, latency_ms * factor
 
     def _plan(self, kernel: Kernel, work: Work) -> Plan:
         moved = work.bytes_read + work.bytes_written

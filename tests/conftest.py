@@ -13,16 +13,16 @@ MUCH = 60_000  # values of input: a probe of more is left out
 @pytest.fixture(scope="session")
 def calibrated_host(tmp_path_factory):
     """The environment of a process for which this machine is calibrated, though hastily and on small probes."""
-    from chipfit import calibration
-    from chipfit.probes import PROBES
+    from chipfit.calibration import host
+    from chipfit.calibration.probes import PROBES
     from chipfit.targets.registry import get_target
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(calibration, "SECONDS", 0.0)
-        patch.setattr(calibration, "LOOK", 0.1)
+        patch.setattr(host, "SECONDS", 0.0)
+        patch.setattr(host, "LOOK", 0.1)
         few = [probe for probe in PROBES if math.prod(probe.shape) < MUCH and "MB" not in probe.name]
-        calibration.calibrate(get_target("host"), probes=few)
+        host.calibrate(get_target("host"), probes=few)
         yield dict(os.environ)
 
 

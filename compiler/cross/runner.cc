@@ -3,7 +3,10 @@
 //   runner FOLDER OUT [SECONDS] -- IN.npy...
 //
 // FOLDER holds library.so, arguments.txt and arguments.bin as `chipfit compile --target` writes them. Each output goes
-// to OUT/<its place>.npy. With SECONDS the call is repeated for that long, and its best and median time are printed.
+// to OUT/<its place>.npy. With SECONDS the call is repeated for that long, its best and median time are printed, and
+// for as long again the least time of each kernel is sought. Linked as a library it is the function `run`, for a server
+// of TVM's RPC to load: all files start with the same PLACE, the inputs are PLACE + in0.npy, ..., and the times are its
+// result.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -17,8 +20,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iomanip>
+#include <memory>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ffi = tvm::ffi;
@@ -28,10 +35,7 @@ namespace {
 constexpr size_t kAlignment = 64;  // bytes, of a vector load
 constexpr int kPooled = 2;         // the VM's pooling allocator
 
-[[noreturn]] void Fail(const std::string& sentence) {
-  std::fprintf(stderr, "Error: %s\n", sentence.c_str());
-  std::exit(2);
-}
+[[noreturn]] void Fail(const std::string& sentence) { throw std::runtime_error(sentence); }
 
 // One line of arguments.txt: what it is, numpy's name of its type, where its bytes start, its shape.
 struct Entry {
@@ -100,24 +104,45 @@ ffi::Tensor TensorAt(void* data, const Entry& entry) {
   return ffi::Tensor::FromNDAlloc(Place{data}, ffi::Shape(entry.shape), entry.Type(), DLDevice{kDLCPU, 0});
 }
 
-char* Allocate(size_t bytes) {
-  return static_cast<char*>(std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment));
+struct Free {
+  void operator()(char* memory) const { std::free(memory); }
+};
+using Memory = std::unique_ptr<char, Free>;
+
+Memory Allocate(size_t bytes) {
+  return Memory(static_cast<char*>(std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment)));
 }
 
-// The weights stay on disk until a page is read, and start where vectors do.
-char* Map(const std::string& path, const std::vector<Entry>& entries) {
-  if (entries.empty()) return nullptr;
-  int file = open(path.c_str(), O_RDONLY);
-  struct stat status {};
-  if (file < 0 || fstat(file, &status)) Fail(path + " can't be read: copy the whole artifact.");
-  for (const Entry& entry : entries)
-    if (entry.offset + entry.Bytes() > static_cast<size_t>(status.st_size))
-      Fail(path + " is too short: copy the whole artifact.");
-  void* memory = mmap(nullptr, status.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
-  if (memory == MAP_FAILED) Fail(path + " can't be mapped: free some memory.");
-  close(file);
-  return static_cast<char*>(memory);
-}
+// A file in memory: weights stay on disk until a page is read, and start where vectors do.
+class Mapped {
+ public:
+  Mapped(const std::string& path, const std::vector<Entry>& entries) {
+    if (entries.empty()) return;
+    int file = open(path.c_str(), O_RDONLY);
+    struct stat status {};
+    if (file < 0 || fstat(file, &status)) Fail(path + " can't be read: copy the whole artifact.");
+    for (const Entry& entry : entries)
+      if (entry.offset + entry.Bytes() > static_cast<size_t>(status.st_size))
+        Fail(path + " is too short: copy the whole artifact.");
+    size_ = status.st_size;
+    void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    if (memory == MAP_FAILED) Fail(path + " can't be mapped: free some memory.");
+    close(file);
+    start_ = static_cast<char*>(memory);
+  }
+
+  Mapped(const Mapped&) = delete;
+
+  ~Mapped() {
+    if (start_) munmap(start_, size_);
+  }
+
+  char* At(size_t offset) const { return start_ + offset; }
+
+ private:
+  char* start_ = nullptr;
+  size_t size_ = 0;
+};
 
 // The elements of an .npy file (numpy's format 1 to 3), which must be of the wanted type and size.
 void ReadArray(const std::string& path, const Entry& wanted, char* into) {
@@ -167,37 +192,91 @@ double Milliseconds(const ffi::Function& call, ffi::Any* result) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
-void PrintTimes(const ffi::Function& call, double seconds) {
+// The least time of each kernel, in the order of the calls.
+class KernelClock {
+ public:
+  // What the VM calls before and after each of its functions: its symbol is the second argument, which of both the third.
+  ffi::Function Watch() {
+    return ffi::Function::FromPacked([this](const ffi::AnyView* given, int32_t, ffi::Any* result) {
+      if (given[2].cast<bool>())
+        started_ = std::chrono::steady_clock::now();
+      else
+        Add(given[1].cast<ffi::String>(), std::chrono::steady_clock::now() - started_);
+      *result = 0;
+    });
+  }
+
+  void Restart() { next_ = 0; }
+
+  void Print(std::ostream& out) const {
+    for (const auto& [name, least] : least_) out << "kernel " << name << ' ' << least << '\n';
+  }
+
+ private:
+  void Add(const std::string& name, std::chrono::duration<double, std::milli> spent) {
+    if (name.rfind("vm.builtin", 0) == 0) return;
+    if (next_ == least_.size()) least_.emplace_back(name, spent.count());
+    double& known = least_[next_++].second;
+    known = std::min(known, spent.count());
+  }
+
+  std::vector<std::pair<std::string, double>> least_;
+  size_t next_ = 0;
+  std::chrono::steady_clock::time_point started_;
+};
+
+// The times of calls for so many seconds, at least three, the shortest first.
+template <typename Before>
+std::vector<double> Repeated(const ffi::Function& call, double seconds, Before before) {
   std::vector<double> times;
   ffi::Any result;
-  for (double spent = 0; spent < 1e3 * seconds || times.size() < 3; spent += times.back())
+  for (double spent = 0; spent < 1e3 * seconds || times.size() < 3; spent += times.back()) {
+    before();
     times.push_back(Milliseconds(call, &result));
+  }
   std::sort(times.begin(), times.end());
-  std::printf("best_ms %.4f median_ms %.4f runs %zu\n", times.front(), times[times.size() / 2], times.size());
+  return times;
 }
 
-void Run(const std::string& folder, const std::string& out, double seconds, const std::vector<std::string>& files) {
-  Plan plan = ReadPlan(folder + "/arguments.txt");
+std::string Times(const ffi::Any& machine, const ffi::Function& call, double seconds) {
+  std::vector<double> times = Repeated(call, seconds, [] {});
+  KernelClock clock;
+  ffi::Function instrument = Method(machine, "set_instrument");
+  instrument(clock.Watch());
+  Repeated(call, seconds, [&clock] { clock.Restart(); });
+  instrument(nullptr);
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(6);
+  out << "best_ms " << times.front() << " median_ms " << times[times.size() / 2] << " runs " << times.size() << '\n';
+  clock.Print(out);
+  return out.str();
+}
+
+// The files of the library and of its outputs start with `from` and `to`.
+std::string Run(const std::string& from, const std::string& to, double seconds, const std::vector<std::string>& files) {
+  Plan plan = ReadPlan(from + "arguments.txt");
   if (files.size() != plan.inputs.size()) Fail("the model takes " + std::to_string(plan.inputs.size()) + " inputs.");
   const std::string threads = std::to_string(plan.threads);
   setenv("TVM_NUM_THREADS", threads.c_str(), 0);
   setenv("TVM_BIND_THREADS", "0", 0);
 
-  ffi::Any library = Global("ffi.ModuleLoadFromFile")(ffi::String(folder + "/library.so"));
+  // What the machine's tensors point to outlives it.
+  Mapped weights(from + "arguments.bin", plan.weights);
+  Memory arena = Allocate(plan.arena);
+  std::vector<Memory> inputs;
+  ffi::Any library = Global("ffi.ModuleLoadFromFile")(ffi::String(from + "library.so"));
   ffi::Any machine = Method(library, "vm_load_executable")();
   Method(machine, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooled);
 
   std::vector<ffi::Any> arguments{ffi::String("main"), ffi::String("bound"), true};
   for (size_t i = 0; i < files.size(); ++i) {
     const Entry& input = plan.inputs[i];
-    char* memory = Allocate(input.Bytes());
-    ReadArray(files[i], input, memory);
-    arguments.emplace_back(TensorAt(memory, input));
+    inputs.push_back(Allocate(input.Bytes()));
+    ReadArray(files[i], input, inputs.back().get());
+    arguments.emplace_back(TensorAt(inputs.back().get(), input));
   }
-  char* weights = Map(folder + "/arguments.bin", plan.weights);
-  for (const Entry& weight : plan.weights) arguments.emplace_back(TensorAt(weights + weight.offset, weight));
-  char* arena = Allocate(plan.arena);
-  for (const Entry& place : plan.places) arguments.emplace_back(TensorAt(arena + place.offset, place));
+  for (const Entry& weight : plan.weights) arguments.emplace_back(TensorAt(weights.At(weight.offset), weight));
+  for (const Entry& place : plan.places) arguments.emplace_back(TensorAt(arena.get() + place.offset, place));
   std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
   ffi::Any result;
   Method(machine, "save_function").CallPacked(views.data(), static_cast<int32_t>(views.size()), &result);
@@ -206,22 +285,37 @@ void Run(const std::string& folder, const std::string& out, double seconds, cons
   call.CallPacked(nullptr, 0, &result);
   auto outputs = result.cast<ffi::Array<ffi::Tensor>>();
   for (size_t i = 0; i < plan.outputs.size(); ++i)
-    WriteArray(out + "/" + std::to_string(i) + ".npy", plan.outputs[i], outputs[i].data_ptr());
-  if (seconds > 0) PrintTimes(call, seconds);
+    WriteArray(to + std::to_string(i) + ".npy", plan.outputs[i], outputs[i].data_ptr());
+  return seconds > 0 ? Times(machine, call, seconds) : "";
+}
+
+// What a server of TVM's RPC calls: the inputs are found under their numbers.
+ffi::String RunAt(ffi::String place, double seconds) {
+  const std::string start(place);
+  std::vector<std::string> files;
+  for (size_t i = 0; i < ReadPlan(start + "arguments.txt").inputs.size(); ++i)
+    files.push_back(start + "in" + std::to_string(i) + ".npy");
+  return Run(start, start + "out", seconds, files);
 }
 
 }  // namespace
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, RunAt);
 
 int main(int count, char** words) {
   std::vector<std::string> given(words + 1, words + count);
   auto dashes = std::find(given.begin(), given.end(), "--");
   const auto options = dashes - given.begin();
-  if (dashes == given.end() || options < 2 || options > 3) Fail("usage: runner FOLDER OUT [SECONDS] -- IN.npy...");
   try {
-    Run(given[0], given[1], options > 2 ? std::atof(given[2].c_str()) : 0, {dashes + 1, given.end()});
+    if (dashes == given.end() || options < 2 || options > 3) Fail("usage: runner FOLDER OUT [SECONDS] -- IN.npy...");
+    const double seconds = options > 2 ? std::atof(given[2].c_str()) : 0;
+    std::fputs(Run(given[0] + '/', given[1] + '/', seconds, {dashes + 1, given.end()}).c_str(), stdout);
+    return 0;
   } catch (const ffi::Error& error) {
     std::fprintf(stderr, "Error: TVM's runtime failed: %s\n", error.what());
     return 1;
+  } catch (const std::runtime_error& error) {
+    std::fprintf(stderr, "Error: %s\n", error.what());
+    return 2;
   }
-  return 0;
 }

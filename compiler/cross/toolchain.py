@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def linker(triple: str) -> Callable[..., None]:
 
 def build_runner(triple: str, folder: Path) -> None:
     """Compiles the program that runs a library on the chip into `folder`."""
+    build(triple, folder / RUNNER)
+
+
+@cache
+def remote_runner(triple: str) -> bytes:
+    """The same program as a library, for a server on the chip to load."""
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place, "runner.so")
+        build(triple, out, "-shared", "-fPIC")
+        return out.read_bytes()
+
+
+def build(triple: str, out: Path, *options: str) -> None:
     from tvm_ffi import libinfo
 
     with tempfile.TemporaryDirectory() as place:
@@ -38,8 +52,8 @@ def build_runner(triple: str, folder: Path) -> None:
         functions = re.findall(r"\b(TVMFFI\w+)\(", (include / "tvm/ffi/c_api.h").read_text())
         stubs = [stub(triple, name, functions, Path(place)) for name in RUNTIME]
         headers = [f"-I{include}", f"-I{libinfo.find_dlpack_include_path()}"]
-        out = folder / RUNNER
-        compile_for(triple, "c++", *OPTIONS, *headers, str(SOURCE), "-Wl,--no-as-needed", *stubs, "-o", str(out))
+        given = (*OPTIONS, *options, *headers, str(SOURCE), "-Wl,--no-as-needed", *stubs)
+        compile_for(triple, "c++", *given, "-o", str(out))
 
 
 def stub(triple: str, name: str, functions: Sequence[str], folder: Path) -> str:

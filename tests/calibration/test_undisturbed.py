@@ -6,8 +6,8 @@ from itertools import chain, repeat
 
 import pytest
 
-from chipfit import undisturbed
-from chipfit.undisturbed import CALM, FEW, PASSES, RECENT, SHORT_MS, Pace, Stopwatch
+from chipfit.calibration import undisturbed
+from chipfit.calibration.undisturbed import CALM, FEW, PASSES, RECENT, SHORT_MS, Pace, Stopwatch
 
 CALL_MS = SHORT_MS / 2
 SLOW = 1.5  # times that everything takes while a neighbour runs

@@ -1,13 +1,15 @@
-"""Calibration end to end on two tiny probes, and how timings find the kernels that they belong to."""
+"""Calibration of this machine end to end on two tiny probes, and how timings find the kernels that they belong to."""
 
 from pathlib import Path
 
 import pytest
 
 from chipfit import display
-from chipfit.calibration import UNDISTURBED, attributed, calibrate, calibrated, delta_path, recalled
-from chipfit.probe_nets import linears
-from chipfit.probes import PROBES, Probe
+from chipfit.calibration.host import UNDISTURBED, calibrate, calibrated
+from chipfit.calibration.kept import delta_path, recalled
+from chipfit.calibration.probe_nets import linears
+from chipfit.calibration.probes import PROBES, Probe
+from chipfit.calibration.subjects import attributed
 from chipfit.targets.calibrate import Calibration, Sample
 from chipfit.targets.profile import Figure
 from chipfit.targets.registry import get_target
@@ -24,11 +26,11 @@ def test_the_host_is_calibrated_once_and_remembered(monkeypatch: pytest.MonkeyPa
     assert recalled(host).status == "uncalibrated"
     result = calibrate(host, probes=TINY)
     assert [name for name, held_out, _, _ in result.rows if held_out] == ["held out"]
-    assert delta_path().is_relative_to(tmp_path)
+    assert delta_path(host).is_relative_to(tmp_path)
     known = calibrated(host)
     assert known.status == "calibrated"
     assert known.profile.figures["launch_time"] == result.figures["launch_time"]
-    assert [path.suffix for path in delta_path().parent.iterdir()] == [".toml"]
+    assert [path.suffix for path in delta_path(host).parent.iterdir()] == [".toml"]
     assert known.profile.figures[UNDISTURBED].value in (0, 0.5, 1)
 
 
@@ -36,8 +38,8 @@ def test_the_host_is_calibrated_once_and_remembered(monkeypatch: pytest.MonkeyPa
 def test_a_calibration_that_was_disturbed_says_so(
     share: float, warned: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = {UNDISTURBED: Figure(share, "ratio", "test", "measured")}
-    found = Calibration(figures, (Sample("net", (), {}, 2.0, True),), (1.0,), 0.5, 0.5)
+    figures = {name: Figure(share, "ratio", "test", "measured") for name in (UNDISTURBED, "error_median", "error_p95")}
+    found = Calibration(figures, (Sample("net", (), {}, 2.0, True),), (1.0,))
     display.calibration(found)
     printed = capsys.readouterr().out
     assert f"{share:.0%} of all graphs" in printed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from chipfit.probe_nets import (
+from chipfit.calibration.probe_nets import (
     Attention,
     Moves,
     Rotary,
