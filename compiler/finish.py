@@ -157,17 +157,18 @@ def costs(cost: Cost, latency_ms: float | None) -> dict[str, Any]:
 
 def certificate(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
     """Which limits hold, and how that is known; the binding one is the tightest."""
-    pair = job.measured
-    ratio = pair.ratio if pair else job.landscape.cost(job.configuration).latency_ms / job.baseline["latency"]
+    pair, cost = job.measured, job.landscape.cost(job.configuration)
+    ratio = pair.ratio if pair else cost.latency_ms / job.baseline["latency"]
+    bounded = not pair and job.budget.in_milliseconds and cost.interval_ms is not None
     got = {
-        "latency": ratio * job.baseline["latency"],
+        "latency": cost.upper_ms if bounded else ratio * job.baseline["latency"],
         "memory": result["peak_memory_bytes"],
         "size": result["weight_bytes"],
         "energy": result["energy_mj"],
     }
     limits = job.budget.absolute(job.baseline)
     used = {quantity: got[quantity] / limit for quantity, limit in limits.items()}
-    timed = "measured" if pair else f"predicted, {job.target.status}"
+    timed = "measured" if pair else f"{'predicted upper bound' if bounded else 'predicted'}, {job.target.status}"
     sources = {"latency": timed, "size": "measured", "memory": "planned", "energy": f"predicted, {ENERGY_STATUS}"}
     return {
         "met": all(share <= 1 for share in used.values()),

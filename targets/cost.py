@@ -68,6 +68,11 @@ class Cost:
     status: str
     layers: tuple[LayerCost, ...]
 
+    @property
+    def upper_ms(self) -> float:
+        """The latency's upper bound; what is predicted where nothing tells by how much that may be wrong."""
+        return self.interval_ms[1] if self.interval_ms else self.latency_ms
+
 
 @dataclass(frozen=True, eq=False)
 class CostModel:

@@ -46,6 +46,11 @@ class Budget:
         """Quantity -> bound in ms, bytes or mJ, given the uncompressed model's own figures."""
         return {limit.quantity: limit.absolute(baseline) for limit in self.limits}
 
+    @property
+    def in_milliseconds(self) -> bool:
+        """Whether it limits latency itself, not its share of the uncompressed model's."""
+        return any(limit.quantity == "latency" and not limit.relative for limit in self.limits)
+
     def __str__(self) -> str:
         return " ".join(map(str, self.limits))
 

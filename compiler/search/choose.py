@@ -58,9 +58,8 @@ class Goal:
     scales: Mapping[str, float]
 
     @staticmethod
-    def of(budget: Budget, baseline: Mapping[str, float], cost: Cost, measured: bool) -> Goal:
-        """`cost` is the model's of the baseline; what it gets wrong there is taken out where latency is `measured`."""
-        ratio = baseline["latency"] / cost.latency_ms if measured else 1.0
+    def of(budget: Budget, baseline: Mapping[str, float], cost: Cost, ratio: float = 1.0) -> Goal:
+        """`cost` is the model's of the baseline, `ratio` by what a latency is longer than the model says."""
         unseen = (
             baseline["memory"] / cost.peak_memory_bytes
         )  # next to nothing, where codegen turned conditions into numbers
@@ -75,13 +74,13 @@ class Goal:
 
 
 def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
-    """The strategy's best configuration that fits the budget as measured (as predicted, without `measure`).
+    """The strategy's best configuration that fits the budget as measured (without `measure` as predicted).
 
     `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory`, `size`
     (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
     cost = strategy.task.landscape.cost(Configuration())
-    goal = Goal.of(budget, baseline, cost, measure is not None)
+    goal = Goal.of(budget, baseline, cost, baseline["latency"] / cost.latency_ms if measure else safety(budget, cost))
     whole, ratio = cost.latency_ms, goal.scales["latency"] * AIM
     limit = budget.absolute(baseline).get("latency", math.inf)
     fitting = list[Choice]()
@@ -107,6 +106,14 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     return min(fitting, key=lambda choice: choice.expected_loss)
 
 
+def safety(budget: Budget, cost: Cost) -> float:
+    """What a predicted latency counts as, by the upper bound, where nothing will be measured.
+
+    A share of the baseline is one of predictions, which are off alike.
+    """
+    return cost.upper_ms / cost.latency_ms if budget.in_milliseconds else 1.0
+
+
 def ensure_reachable(landscape: Landscape, budget: Budget, predicted: Mapping[str, float]) -> None:
     """Raises InfeasibleBudgetError if nothing of the landscape meets the budget, whatever it loses.
 
@@ -114,10 +121,8 @@ def ensure_reachable(landscape: Landscape, budget: Budget, predicted: Mapping[st
     wrongly: a limit in them must be missed by the upper bound, and the nearest feasible latency is told by it too.
     """
     cost = landscape.cost(Configuration())
-    goal = Goal.of(budget, predicted, cost, measured=False)
-    most = cost.interval_ms[1] / cost.latency_ms if cost.interval_ms else 1.0
-    absolute = any(limit.quantity == "latency" and not limit.relative for limit in budget.limits)
-    aim = goal.at(goal.limits["latency"] * most) if absolute else goal
+    goal, most = Goal.of(budget, predicted, cost), cost.upper_ms / cost.latency_ms
+    aim = goal.at(goal.limits["latency"] * most) if budget.in_milliseconds else goal
     try:
         solve_within(landscape, aim.limits, landscape.problem.drops)
     except UnreachableError as error:

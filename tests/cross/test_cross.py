@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from chipfit.api import compile_source
+from chipfit.calibration.kept import keep
+from chipfit.calibration.probe_nets import encoder
 from chipfit.codegen.check import TOLERANCE
 from chipfit.codegen.library import numpy_weights
 from chipfit.cross.arguments import write_arguments
@@ -16,13 +18,16 @@ from chipfit.cross.compile import cross_compile
 from chipfit.cross.emulator import Emulated
 from chipfit.errors import UserError
 from chipfit.examples import minilm, resnet20, smollm2
+from chipfit.explain import explain
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.passes.base import Context
 from chipfit.passes.float16 import Float16
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.quantize import Quantize
-from chipfit.probe_nets import encoder
+from chipfit.targets.calibrate import Calibration
+from chipfit.targets.cpu import derived_seconds
+from chipfit.targets.profile import Figure
 from chipfit.targets.registry import get_target
 
 ARM = "cortex-a76"
@@ -143,6 +148,30 @@ def test_the_main_job_says_what_was_not_run(emulator, tmp_path):
     assert "not run" in (out / "report.md").read_text()
     assert {"library.so", "runner", "arguments.txt", "arguments.bin"} <= {file["path"] for file in record["files"]}
     assert json.loads((out / "library.json").read_text())["threads"] == 4
+
+
+def test_milliseconds_on_a_calibrated_chip_are_met_by_the_upper_bound(tmp_path, monkeypatch):
+    """A fifth above what is predicted, as a made-up calibration has it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CHIPFIT_EMULATOR", raising=False)
+    chip = get_target(ARM)
+    units = {"cycle": ("ns", 1e9), "byte": ("ps", 1e12)}
+    figures = {"interval_factor": Figure(1.2, "ratio", "made up", "measured")}
+    for name, seconds in derived_seconds(chip.profile).items():
+        unit, scale = units[name.split("_")[-2]]
+        figures[name] = Figure(seconds * scale, unit, "made up", "measured")
+    keep(chip, Calibration(figures, (), ()))
+    (tmp_path / "net.py").write_text(SOURCE)
+    source, out = f"{tmp_path / 'net.py'}:model", tmp_path / "out"
+    whole = explain(source, ARM).cost.latency_ms
+    artifact = compile_source(
+        source, target=ARM, budget=f"latency={0.9 * whole}ms", passes="prune-axes,compensate", out=out
+    )
+    certificate = artifact.manifest["certificate"]
+    assert certificate["met"]
+    assert certificate["limits"]["latency"]["by"] == "predicted upper bound, calibrated"
+    assert certificate["latency_ratio"] * 1.2 <= 0.9
+    assert artifact.manifest["target"]["status"] == "calibrated"
 
 
 @pytest.mark.parametrize("name", ["ascend-910b3", "h100-sxm", "mi300x"])

@@ -23,7 +23,7 @@ class Predicted:
     latency_ms: float
     peak_memory_bytes: float
     weight_bytes: float
-    interval_ms: tuple[float, float] | None = None
+    upper_ms: float
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Landscape:
 
     def cost(self, configuration):
         width = len(configuration.widths.get("a", range(16)))
-        return Predicted(float(width), width * 100.0, width * 100.0, (width / 1.5, width * 1.5))
+        return Predicted(float(width), width * 100.0, width * 100.0, width * 1.5)
 
 
 def knapsack():
@@ -77,9 +77,16 @@ def test_repairs_what_the_model_got_wrong():
     assert found.measured_ms == 15.0
 
 
-def test_without_a_chip_at_hand_the_prediction_decides():
-    found = choose(knapsack(), parse_budget(["latency=13ms"]), BASELINE, None)
-    assert (len(found.configuration.widths["a"]), found.measured_ms) == (12, None)
+@pytest.mark.parametrize(
+    ("budget", "width"),
+    [
+        ("latency=80%", 12),  # of what is predicted of the whole
+        ("latency=13ms", 8),  # of which the upper bound is 12 ms
+    ],
+)
+def test_without_a_chip_at_hand_the_prediction_decides(budget, width):
+    found = choose(knapsack(), parse_budget([budget]), {**BASELINE, "latency": 16.0}, None)
+    assert (len(found.configuration.widths["a"]), found.measured_ms) == (width, None)
 
 
 def test_size_needs_no_measurement():
