@@ -17,14 +17,14 @@ from chipfit.ir.apply import apply, rebatch
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
-from chipfit.measure import interleave, paired_ratio
+from chipfit.measure import interleave, paired_error, paired_ratio
 from chipfit.passes.base import Context, Pass
 from chipfit.passes.factorize import with_factors
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
 from chipfit.search.budget import Budget
-from chipfit.search.choose import Choice, choose, ensure_reachable
+from chipfit.search.choose import Choice, Measured, choose, ensure_reachable
 from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Strategy
 from chipfit.search.strategies.registry import code_of
@@ -38,11 +38,15 @@ MEASURED_SECONDS = 8.0  # for one interleaved comparison of two libraries
 
 @dataclass(frozen=True)
 class Pair:
-    """Two libraries timed side by side, in ms; `ratio` is the median over rounds of the second over the first."""
+    """Two libraries timed side by side, in ms; `ratio` is the median over rounds of the second over the first.
+
+    `error` is the ratio's standard error, relative.
+    """
 
     baseline_ms: float
     result_ms: float
     ratio: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -141,10 +145,11 @@ class Job:
         """What predictions rest on; the host's are corrected by measuring, and its probes never say the same twice."""
         return self.target.name if self.target.is_host else repr(sorted(self.target.profile.figures.items()))
 
-    def candidate_ms(self, configuration: Configuration) -> float:
+    def candidate_ms(self, configuration: Configuration) -> Measured:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
         whole = with_factors(self.teacher, self.study.factored, configuration.widths)
-        return self.compared(apply(whole, configuration)).ratio * self.baseline_ms
+        pair = self.compared(apply(whole, configuration))
+        return Measured(pair.ratio * self.baseline_ms, pair.error)
 
     @cached_property
     def measured(self) -> Pair | None:
@@ -160,10 +165,11 @@ class Job:
             callers = {name: self.caller(*pair) for name, pair in libraries.items()}
             times = interleave(callers, rounds=math.ceil(1e9), seconds=MEASURED_SECONDS)
             medians = times["baseline"].median_ms, times["result"].median_ms
-            write_json(folder / "result.json", asdict(Pair(*medians, paired_ratio(times, "result", "baseline"))))
+            told = (tell(times, "result", "baseline") for tell in (paired_ratio, paired_error))
+            write_json(folder / "result.json", asdict(Pair(*medians, *told)))
 
         keys = {name: library.key for name, (library, _) in libraries.items()}
-        return Pair(**self.stages.run("measure", keys, make).json())
+        return Pair(**self.stages.run("compare", keys, make).json())
 
     def peak_bytes(self, graph: Graph) -> int:
         """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""

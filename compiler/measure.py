@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+BLOCKS = 8  # of rounds, by which an error is told
 SETTLE = 0.02  # seconds of rest before each call, in which other runtimes' threads stop spinning
 
 
@@ -67,6 +68,18 @@ def paired_ratio(timings: Mapping[str, Timing], name: str, baseline: str) -> flo
     """Median over rounds of how long `name` took by how long `baseline` took beside it: load cancels out."""
     pairs = zip(timings[name].samples, timings[baseline].samples, strict=True)
     return statistics.median(mine / other for mine, other in pairs)
+
+
+def paired_error(timings: Mapping[str, Timing], name: str, baseline: str) -> float:
+    """The standard error of `paired_ratio`, relative: from the medians of consecutive rounds taken together.
+
+    What disturbs one round disturbs those after it too, so single rounds would tell too small an error.
+    """
+    pairs = zip(timings[name].samples, timings[baseline].samples, strict=True)
+    ratios = [mine / other for mine, other in pairs]
+    size = max(1, len(ratios) // BLOCKS)
+    medians = [statistics.median(ratios[start : start + size]) for start in range(0, len(ratios) - size + 1, size)]
+    return statistics.stdev(medians) / len(medians) ** 0.5 / statistics.median(ratios)
 
 
 def machine_state(threads: int) -> MachineState:

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from chipfit.measure import Timing, interleave, machine_state, paired_ratio
+from chipfit.measure import Timing, interleave, machine_state, paired_error, paired_ratio
 
 
 def test_every_callable_runs_once_a_round_and_the_order_turns() -> None:
@@ -40,6 +40,14 @@ def test_a_paired_ratio_cancels_load_that_both_felt() -> None:
     assert paired_ratio(timings, "a", "b") == 0.5
     assert timings["a"].best_ms == 1.0
     assert timings["a"].median_ms == 2.0
+
+
+def test_the_error_is_that_of_rounds_taken_together() -> None:
+    """The first half of the rounds ran in a disturbance that moved the ratio: many rounds make that no less."""
+    ratios = [1.1] * 80 + [0.9] * 80
+    timings = {"a": Timing(tuple(ratios)), "b": Timing((1.0,) * 160)}
+    assert paired_error(timings, "a", "b") == pytest.approx(0.2 / 2 * (8 / 7) ** 0.5 / 8**0.5)
+    assert paired_error({"a": Timing((1.0, 1.0, 1.0)), "b": Timing((2.0, 2.0, 2.0))}, "a", "b") == 0.0
 
 
 def test_the_machine_state_tells_the_threads() -> None:

@@ -26,7 +26,22 @@ SLACK = 0.05  # a configuration this far under its latency limit wastes quality:
 MARGIN = 1.01  # above the least that is reachable, so that what the user is told survives rounding
 AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
 
-Measure = Callable[[Configuration], float]  # milliseconds, comparable with the measured baseline
+SURE = 2.0  # standard errors that a measurement is taken to be too short by
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds, comparable with the measured baseline, and their standard error, relative."""
+
+    ms: float
+    error: float = 0.0
+
+    @property
+    def upper_ms(self) -> float:
+        return self.ms * (1 + SURE * self.error)
+
+
+Measure = Callable[[Configuration], Measured]
 
 
 @dataclass(frozen=True)
@@ -83,27 +98,30 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     goal = Goal.of(budget, baseline, cost, baseline["latency"] / cost.latency_ms if measure else safety(budget, cost))
     whole, ratio = cost.latency_ms, goal.scales["latency"] * AIM
     limit = budget.absolute(baseline).get("latency", math.inf)
-    fitting = list[Choice]()
+    fitting = list[tuple[bool, float, Choice]]()  # whether it may be above the limit after all, what it loses
     for _ in range(ATTEMPTS):
         try:
             found = attempt(strategy, goal.limits)
         except UnreachableError as error:
+            if fitting:
+                break
             raise infeasible(error, budget, baseline, goal.scales) from None
         if measure is None or "latency" not in goal.limits:
             return found
         aim = goal.limits["latency"]
         measured = measure(found.configuration)
-        chosen = replace(found, measured_ms=measured)
-        if measured <= limit:
-            fitting.append(chosen)
-            if measured >= limit * (1 - SLACK) or found.expected_loss == 0:
+        chosen, unsure = replace(found, measured_ms=measured.ms), measured.upper_ms > limit
+        if measured.ms <= limit:
+            fitting.append((unsure, found.expected_loss, chosen))
+            if not unsure and (measured.ms >= limit * (1 - SLACK) or found.expected_loss == 0):
                 return chosen
-        slope = (baseline["latency"] - measured) / (whole - aim) if aim < whole else ratio
-        below = aim - (measured - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
+        slope = (baseline["latency"] - measured.ms) / (whole - aim) if aim < whole else ratio
+        above = measured.upper_ms - limit * AIM
+        below = aim - above / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
         goal = goal.at(max(below, aim / STEEPEST))  # one far measurement must not send it below zero
     if not fitting:
         raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
-    return min(fitting, key=lambda choice: choice.expected_loss)
+    return min(fitting, key=lambda found: found[:2])[2]
 
 
 def safety(budget: Budget, cost: Cost) -> float:
