@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import statistics
@@ -79,7 +80,7 @@ def paired_error(timings: Mapping[str, Timing], name: str, baseline: str) -> flo
     ratios = [mine / other for mine, other in pairs]
     size = max(1, len(ratios) // BLOCKS)
     medians = [statistics.median(ratios[start : start + size]) for start in range(0, len(ratios) - size + 1, size)]
-    return statistics.stdev(medians) / len(medians) ** 0.5 / statistics.median(ratios)
+    return statistics.stdev(medians) / math.sqrt(len(medians)) / statistics.median(ratios)
 
 
 def machine_state(threads: int) -> MachineState:
