@@ -16,7 +16,8 @@ from chipfit.ir.graph import Graph
 from chipfit.passes.agreement import disagreement
 from chipfit.passes.base import Inputs
 
-BATCH = 8
+BATCH, MOST = 8, 256  # examples judged together
+ROOM = 2**22  # elements that the largest value of a batch may have: more of a small model's examples go together
 JUDGED = 64  # held-out examples on which agreement is measured
 
 
@@ -48,11 +49,20 @@ def retention(metric: Metric, value: float, reference: float) -> float:
 
 def score(graph: Graph, metric: Metric) -> tuple[float, Mapping[str, float]]:
     """The score by `metric` and the named parts that it is the mean of, if it has any."""
-    size = BATCH if graph.batch else 1
+    size = together(graph)
     module = emit(rebatch(graph, size) if graph.batch else graph)
     with torch.no_grad():
         found = metric.score(batched(module, size))
     return (statistics.fmean(found.values()), found) if isinstance(found, Mapping) else (found, {})
+
+
+def together(graph: Graph) -> int:
+    """How many examples are judged at a time."""
+    if not graph.batch:
+        return 1
+    values = (value for node in graph.forward.nodes for value in node.outputs)
+    largest = max(math.prod(value.shape) for value in values) / graph.batch
+    return min(MOST, max(BATCH, 2 ** math.floor(math.log2(ROOM / largest))))
 
 
 def agreement(graph: Graph, teacher: Graph, heldout: Sequence[Inputs]) -> float:
