@@ -1,7 +1,7 @@
 """Compiles models to random budgets, measures each again in a fresh process, and writes docs/benchmarks/budgets.md.
 
-Nothing is trained. A pair's result is kept in build/bench-budgets: the same command goes on after a kill, and the page
-shows what there is.
+Nothing is trained. A pair's result is kept in docs/benchmarks/budgets.jsonl: the same command goes on after a kill, or
+in another checkout, and the page shows what there is.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def made(pair: Pair) -> Record:
     if nearest:
         ran, limits = compiled(pair.model, nearest, log.with_suffix(".nearest.log")), nearest
         attempts.append({"limits": nearest, **ran.record()})
-    record = {**asdict(pair), "key": pair.key, "attempts": attempts, "exit_code": ran.exit_code}
+    record = {**asdict(pair), "attempts": attempts, "exit_code": ran.exit_code}
     trim(FOLDER / f"{pair.model}.work")
     if ran.found is None:
         return record
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=COUNT, help="pairs, of which the models take turns")
     parser.add_argument("--models", nargs="*", default=MODELS, help="only these models' pairs; none: only the page")
     options = parser.parse_args()
-    cells, wanted = Cells(FOLDER / "cells"), pairs(options.count)
+    cells, wanted = Cells(PAGE.with_suffix(".jsonl")), pairs(options.count)
     cells.fill([pair for pair in wanted if pair.model in options.models], made)
     keys = {pair.key for pair in wanted}
     text = page([one for one in cells.found() if one["key"] in keys], len(wanted))

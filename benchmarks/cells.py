@@ -1,4 +1,4 @@
-"""Slow benchmarks cell by cell: what each found is kept in a file of its own as soon as it is there."""
+"""Slow benchmarks cell by cell: what each found is a line of a file as soon as it is there."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from latency import processor
 
 from chipfit.stages import DONE as STAGE
-from chipfit.stages import write_json
 
 DONE, INFEASIBLE = 0, 3  # exit codes of commands that are answers; after any other a cell is tried again
 INTERRUPTED = 130
@@ -33,10 +32,13 @@ Record = Mapping[str, Any]
 
 
 class Cell(Protocol):
-    """Whatever names a cell: the key is its file's name."""
+    """Whatever names a cell."""
 
     @property
     def key(self) -> str: ...
+
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,38 @@ class Ran:
 
 @dataclass(frozen=True)
 class Cells:
-    """A folder with a JSON file for each cell that was run."""
+    """A file with a line of JSON for each cell that was run. Of lines with the same key the last one counts."""
 
-    folder: Path
+    file: Path
 
     def found(self) -> list[dict[str, Any]]:
-        """All records, in the order of their names; those of another make among them."""
-        return [json.loads(file.read_text()) for file in sorted(self.folder.glob("*.json"))]
+        """All records, in the order of their keys; those of another make among them."""
+        kept = {record["key"]: record for record in map(json.loads, self._whole.splitlines())}
+        return [kept[key] for key in sorted(kept)]
 
-    def finished(self, cell: Cell) -> bool:
-        file = self.folder / f"{cell.key}.json"
-        return file.exists() and is_answer(json.loads(file.read_text()))
+    def missing(self, cells: Iterable[AnyCell]) -> list[AnyCell]:
+        """Those that have no answer yet."""
+        answered = {record["key"] for record in self.found() if is_answer(record)}
+        return [cell for cell in cells if cell.key not in answered]
 
     def fill(self, cells: Sequence[Cell], make: Callable[[Any], Record]) -> None:
         """Runs the cells that aren't finished, in order. A kill loses the one that is running."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [cell for cell in cells if not self.finished(cell)]
+        missing = self.missing(cells)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab") as file:
+            file.truncate(len(self._whole.encode()))
         for index, cell in enumerate(missing, 1):
             print(f"{stamp()}  {cell.key}: {index} of {len(missing)} that are missing", flush=True)
-            state = {"load": os.getloadavg()[0], "began": stamp(), "machine": machine()}
-            write_json(self.folder / f"{cell.key}.json", {**state, **make(cell)})
+            state = {"load": os.getloadavg()[0], "began": stamp(), "machine": machine(), "commit": commit()}
+            record = {"key": cell.key, **state, **make(cell)}
+            with self.file.open("a") as file:
+                file.write(f"{json.dumps(record, sort_keys=True)}\n")
+
+    @property
+    def _whole(self) -> str:
+        """The file without a last line that a kill cut off."""
+        text = self.file.read_text() if self.file.exists() else ""
+        return text[: text.rfind("\n") + 1]
 
 
 def prepare(cells: Sequence[Any], make: Callable[[Any], Path]) -> None:
@@ -106,7 +120,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def conditions(records: Sequence[Record]) -> str:
-    """When, on what, and on how busy a machine the cells were run, as a sentence."""
+    """When, on what, by which commits and on how busy a machine the cells were run, as a sentence."""
     if not records:
         return "no cell was run yet."
     days = sorted({one["began"][:10] for one in records})
@@ -114,7 +128,8 @@ def conditions(records: Sequence[Record]) -> str:
     machines = ", ".join(sorted({one["machine"] for one in records}))
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     busy = f"load average before a cell {loads[0]:.1f} to {loads[-1]:.1f}, {median(loads):.1f} in the median"
-    return f"{len(records)} cells, {when}; {machines}; {busy}."
+    commits = ", ".join(dict.fromkeys(one["commit"] for one in sorted(records, key=lambda one: one["began"])))
+    return f"{len(records)} cells, {when}, by {commits}; {machines}; {busy}."
 
 
 def is_answer(record: Record) -> bool:
@@ -124,6 +139,14 @@ def is_answer(record: Record) -> bool:
 
 def machine() -> str:
     return f"{processor()}, {os.cpu_count()} threads, TVM {version('apache-tvm')}, torch {version('torch')}"
+
+
+def commit() -> str:
+    """Of this checkout, with a plus where its code was changed since; pages are no code."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    named = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.toml"], check=False).returncode
+    return f"{named.stdout.strip()}{'+' if changed else ''}" if named.returncode == 0 else "no checkout"
 
 
 def stamp() -> str:

@@ -237,9 +237,9 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS, help="only configurations of these")
     parser.add_argument("--count", type=int, default=20, help="configurations of each model")
     options = parser.parse_args()
-    cells, code, target = Cells(FOLDER), code_digest(), get_target("host")
+    cells, code, target = Cells(FOLDER / "cells.jsonl"), code_digest(), get_target("host")
     drawn = [Drawn(code, model, index) for index in range(options.count) for model in options.models]
-    missing = [one for one in drawn if not cells.finished(replace(one, visit=VISITS - 1))]
+    missing = cells.missing([replace(one, visit=VISITS - 1) for one in drawn])
     prepare(missing, prepared)
     if missing:
         visit(missing, cells, target)

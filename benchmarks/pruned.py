@@ -153,9 +153,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="random networks of each model")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    cells = Cells(FOLDER)
+    cells = Cells(FOLDER / "cells.jsonl")
     networks = [Network(m, seed, options.threads) for seed in range(options.count) for m in options.models]
-    prepare([network for network in networks if not cells.finished(network)], prepared)
+    prepare(cells.missing(networks), prepared)
     cells.fill(networks, made)
     text = page(cells.found())
     PAGE.write_text(text, encoding="utf-8")

@@ -1,7 +1,8 @@
 """Compares strategies at equal measured latency, before and after recovery, and writes docs/benchmarks/search.md.
 
 Each cell is one `chipfit compile --strategy`, so that all but the choice is alike: data, repair, measuring, recovery. A
-cell's result is kept in build/bench-search: the same command goes on after a kill, and the page shows what there is.
+cell's result is kept in docs/benchmarks/search.jsonl: the same command goes on after a kill or in another checkout, and
+the page shows what there is.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ PACKAGES = {  # and the models that each takes
 BUDGETS = ("70%", "50%", "35%")
 SEEDS = (0, 1, 2)
 SECONDS = 120  # of recovery
-KEPT = ("baseline", "before_recovery", "result", "certificate", "passes", "lineage")  # of the manifest
+KEPT = {  # of the manifest
+    **dict.fromkeys(("baseline", "result"), ("quality", "latency_ms", "weight_bytes")),
+    **{"before_recovery": ("quality",), "certificate": ("latency_ratio",), "lineage": ("synthetic_data",)},
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def takes(arm: str, model: str) -> bool:
 def made(cell: Cell) -> Record:
     ran = chipfit(cell.arguments, FOLDER / "logs" / f"{cell.key}.log")
     work = FOLDER / f"{plain(cell.model)}.work"
-    found = {**asdict(cell), "key": cell.key, **record(ran), "steps": steps(work)}
+    found = {**asdict(cell), **record(ran), "steps": steps(work)}
     trim(work)
     return found
 
@@ -104,12 +108,13 @@ def steps(work: Path) -> int | None:
 
 
 def record(ran: Ran) -> dict[str, Any]:
-    """What is kept of a compilation, of its configuration no more than how much is removed where."""
+    """What is kept of a compilation; of its configuration how many axes are narrowed, and what is dropped."""
     if ran.exit_code != DONE or ran.found is None:
         return ran.record()
-    left = {name: len(kept) for name, kept in ran.found["configuration"]["widths"].items()}
-    removed = {"widths": left, "dropped": ran.found["configuration"]["dropped"]}
-    return {**ran.record(), "removed": removed, **{name: ran.found[name] for name in KEPT}}
+    chosen = ran.found["configuration"]
+    removed = {"narrowed": len(chosen["widths"]), "dropped": chosen["dropped"]}
+    kept = {part: {name: ran.found[part].get(name) for name in names} for part, names in KEPT.items()}
+    return {**ran.record(), "removed": removed, **kept}
 
 
 def expected(records: Sequence[Record]) -> list[Cell]:
@@ -137,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="of recovery")
     options = parser.parse_args()
-    cells = Cells(FOLDER / "cells")
+    cells = Cells(PAGE.with_suffix(".jsonl"))
     cells.fill(grid(options.models, options.budgets, options.arms, options.seeds, options.seconds), made)
     write_page(cells.found())
 

@@ -13,7 +13,7 @@ from chipfit.search.budget import parse_budget
 def record(latency: float, **more: float) -> dict[str, object]:
     pair = Pair(0, "resnet20", ("latency=50%", *(f"{name}=80%" for name in more)))
     attempt = {"limits": pair.limits, "exit_code": 0, "seconds": 40.0, "sentence": ""}
-    state = {"began": "2026-11-22 10:00:00+00:00", "load": 1.0, "machine": "toy"}
+    state = {"began": "2026-11-22 10:00:00+00:00", "load": 1.0, "machine": "toy", "commit": "abc"}
     shares = {"latency": latency, **more}
     certificate = {"latency_ratio": latency / 2, "recorded_latency_ratio": 0.49}
     names = {"index": pair.index, "model": pair.model, "limits": pair.limits, "key": pair.key}
@@ -69,7 +69,7 @@ def test_the_page_counts_violations_and_distances() -> None:
     failed = {**record(0.5), "exit_code": 1}
     text = page([record(0.97), record(1.05), infeasible, record(0.8, size=0.9), unmet, failed], 60)
     for part in (
-        "5 cells, 2026-11-22; toy",
+        "5 cells, 2026-11-22, by abc; toy",
         "- Violations: 1 of 4 pairs.",
         "- Below the tightest limit: 2.0% in the median, 10.0% at most.",
         "- The same where latency alone is limited: 1.0% in the median of 3.",

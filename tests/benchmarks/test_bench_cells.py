@@ -30,12 +30,12 @@ def test_a_cell_that_exists_is_not_run_again(tmp_path) -> None:
         ran.append(cell.key)
         return answer(cell)
 
-    kept = Cells(tmp_path / "cells")
+    kept = Cells(tmp_path / "new" / "cells.jsonl")
     kept.fill([Named("a")], make)
     kept.fill([Named("a"), Named("b")], make)
     assert ran == ["a", "b"]
     assert [one["key"] for one in kept.found()] == ["a", "b"]
-    assert {"load", "began", "machine"} <= set(kept.found()[0])
+    assert {"load", "began", "machine", "commit"} <= set(kept.found()[0])
 
 
 def test_a_kill_loses_the_cell_that_is_running_and_no_other(tmp_path) -> None:
@@ -44,12 +44,21 @@ def test_a_kill_loses_the_cell_that_is_running_and_no_other(tmp_path) -> None:
             raise KeyboardInterrupt
         return answer(cell)
 
-    kept, wanted = Cells(tmp_path), [Named("a"), Named("b"), Named("c")]
+    kept, wanted = Cells(tmp_path / "cells.jsonl"), [Named("a"), Named("b"), Named("c")]
     with pytest.raises(KeyboardInterrupt):
         kept.fill(wanted, make)
-    assert [kept.finished(cell) for cell in wanted] == [True, False, False]
+    assert kept.missing(wanted) == wanted[1:]
     kept.fill(wanted, answer)
-    assert all(kept.finished(cell) for cell in wanted)
+    assert kept.missing(wanted) == []
+
+
+def test_a_line_that_a_kill_cut_off_is_none(tmp_path) -> None:
+    kept, wanted = Cells(tmp_path / "cells.jsonl"), [Named("a"), Named("b")]
+    kept.fill(wanted, answer)
+    kept.file.write_text(kept.file.read_text()[:-3])
+    assert kept.missing(wanted) == wanted[1:]
+    kept.fill(wanted, answer)
+    assert [one["key"] for one in kept.found()] == ["a", "b"]
 
 
 @pytest.mark.parametrize(("code", "tries"), [(0, 1), (3, 1), (1, 2), (2, 2)])
@@ -60,7 +69,7 @@ def test_what_is_no_answer_is_kept_but_tried_again(tmp_path, code: int, tries: i
         ran.append(cell.key)
         return {**answer(cell), "exit_code": code}
 
-    kept = Cells(tmp_path)
+    kept = Cells(tmp_path / "cells.jsonl")
     for _ in range(2):
         kept.fill([Named("a")], make)
     assert (len(ran), kept.found()[0]["exit_code"]) == (tries, code)
@@ -116,8 +125,9 @@ def test_only_the_graphs_of_passes_are_removed(tmp_path) -> None:
 
 def test_a_table_and_its_conditions() -> None:
     assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
-    state = {"machine": "toy", "load": 1.0}
+    state = {"machine": "toy", "load": 1.0, "commit": "abc"}
     records = [{**state, "began": "2026-11-22 10:00"}, {**state, "began": "2026-11-23 10:00", "load": 3.0}]
-    told = conditions(records)
-    assert told == "2 cells, 2026-11-22 to 2026-11-23; toy; load average before a cell 1.0 to 3.0, 2.0 in the median."
+    assert conditions(records) == (
+        "2 cells, 2026-11-22 to 2026-11-23, by abc; toy; load average before a cell 1.0 to 3.0, 2.0 in the median."
+    )
     assert conditions([]) == "no cell was run yet."

@@ -4,7 +4,7 @@ import cost
 import pruned
 import pytest
 
-STATE = {"load": 0.5, "began": "2026-11-22 10:00:00+00:00", "machine": "a machine"}
+STATE = {"load": 0.5, "began": "2026-11-22 10:00:00+00:00", "machine": "a machine", "commit": "abc"}
 
 
 def network(model: str, seed: int, ours: float, threads: int = 2) -> dict[str, object]:

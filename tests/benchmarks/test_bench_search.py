@@ -24,6 +24,7 @@ def record(arm: str, seed: int = 0, before: float = 0.6, after: float = 0.8, bud
         "began": "2026-11-22 10:00:00+00:00",
         "load": 1.0,
         "machine": "toy",
+        "commit": "abc",
         "lineage": {},
         "sentence": "",
         "steps": 70,
@@ -144,7 +145,7 @@ def test_the_page_shows_what_there_is_and_what_is_missing() -> None:
     narrowed = sum(search.takes(arm, model) for arm in search.arms() for model in search.MODELS)
     total = narrowed * len(search.BUDGETS) * len(search.SEEDS)
     for part in (
-        "3 cells, 2026-11-22; toy",
+        "3 cells, 2026-11-22, by abc; toy",
         "The knapsack's loss is the smallest at 2 of 2 points; at 50% it is smaller by 25% or more at 1 of 2.",
         "## resnet20, 120 s of recovery",
         "accuracy: 0.9 uncompressed.",
@@ -189,8 +190,9 @@ def test_the_command_fills_in_what_is_missing_and_writes_the_page(tmp_path, monk
         search.main()
     assert len(asked) == 2, "one of each arm"
     assert asked[1][-1] == str(tmp_path / "build" / "resnet20")
-    kept = json.loads((tmp_path / "build/cells/resnet20-50-knapsack-seed0-20s.json").read_text())
-    assert (kept["removed"], "files" in kept) == ({"widths": {"a:0": 3}, "dropped": ["b"]}, False)
+    lines = (tmp_path / "search.jsonl").read_text().splitlines()
+    kept = next(one for one in map(json.loads, lines) if one["arm"] == "knapsack")
+    assert (kept["removed"], "files" in kept) == ({"narrowed": 1, "dropped": ["b"]}, False)
     page = (tmp_path / "search.md").read_text()
     assert "## resnet20, 20 s of recovery" in page
     assert "won, no other arm reaches it." in page
