@@ -62,7 +62,7 @@ def together(graph: Graph) -> int:
         return 1
     values = (value for node in graph.forward.nodes for value in node.outputs)
     largest = max(math.prod(value.shape) for value in values) / graph.batch
-    return min(MOST, max(BATCH, 2 ** math.floor(math.log2(ROOM / largest))))
+    return min(MOST, max(BATCH, int(2 ** math.floor(math.log2(ROOM / largest)))))
 
 
 def agreement(graph: Graph, teacher: Graph, heldout: Sequence[Inputs]) -> float:
