@@ -16,7 +16,7 @@ import numpy as np
 from chipfit.ir.kernels import FLOPS, Kernel, Work
 from chipfit.targets.amounts import COLD, CYCLES, PARTS, Cpu, amounts, part_of, shape_of
 from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
-from chipfit.targets.kernel_model import Cold
+from chipfit.targets.kernel_model import Cold, Interval, interval_around
 from chipfit.targets.products import products
 from chipfit.targets.profile import Profile
 from chipfit.targets.storage import Storage
@@ -104,11 +104,8 @@ class CpuModel:
         operands = sum(product.operations for product in products(kernel, work)) / 2 * self._loads
         return {MEMORY: moved, CACHE: moved, NEAR: max(moved, operands)}
 
-    def interval(self, latency_ms: float) -> tuple[float, float] | None:
-        if not is_calibrated(self.profile):
-            return None
-        factor = self.profile.si("interval_factor")
-        return latency_ms / factor, latency_ms * factor
+    def interval(self, latency_ms: float) -> Interval | None:
+        return interval_around(self.profile, latency_ms)
 
     @cached_property
     def _shape(self) -> Cpu:

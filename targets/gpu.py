@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
-from chipfit.targets.kernel_model import Interval
+from chipfit.targets.kernel_model import FACTOR, Interval, interval_around
 from chipfit.targets.products import Product, beside, padded, products
 from chipfit.targets.profile import Profile
 
@@ -25,7 +25,6 @@ SPLITS = (1, 2, 4, 8, 16, 32)  # parts that a long sum is cut into where there a
 STEP = 32  # numbers along the sum that a core fetches at a time, into one of two buffers
 ALIGNED = 16  # bytes that rows of a tensor core's factors are multiples of; numbers in a step of its sum
 SUM = 4  # bytes of a partial sum
-FACTOR = "interval_factor"  # the figure that calibration alone gives
 TENSOR, PLAIN, L2, DRAM, LAUNCH = "tensor core", "fp32", "l2", "dram", "launch"
 
 
@@ -114,10 +113,7 @@ class GpuModel:
         return {MEMORY: plan.dram_bytes, CACHE: plan.l2_bytes, NEAR: plan.l2_bytes}
 
     def interval(self, latency_ms: float) -> Interval | None:
-        if FACTOR not in self.profile.figures:
-            return None
-        factor = self.profile.si(FACTOR)
-        return latency_ms / factor, latency_ms * factor
+        return interval_around(self.profile, latency_ms)
 
     def _plan(self, kernel: Kernel, work: Work) -> Plan:
         moved = work.bytes_read + work.bytes_written

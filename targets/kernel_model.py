@@ -11,9 +11,11 @@ from scipy.special import lambertw
 
 from chipfit.ir.kernels import Kernel, Work
 from chipfit.targets.energy import Traffic
+from chipfit.targets.profile import Profile
 from chipfit.targets.storage import Storage
 
 Interval = tuple[float, float]
+FACTOR = "interval_factor"  # the figure that calibration alone gives
 
 
 class KernelModel(Protocol):
@@ -45,6 +47,14 @@ class KernelModel(Protocol):
 
     def interval(self, latency_ms: float) -> Interval | None:
         """Where the measured latency lies if that is predicted."""
+
+
+def interval_around(profile: Profile, latency_ms: float) -> Interval | None:
+    """Where a latency lies that is predicted; None where no calibration says how far off it may be."""
+    if FACTOR not in profile.figures:
+        return None
+    factor = profile.si(FACTOR)
+    return latency_ms / factor, latency_ms * factor
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def delta_path(target: Target) -> Path:
     return cache_folder() / "targets" / f"{target.name}-{chip}-{kernels_digest()}.toml"
 
 
+@cache
 def kernels_digest() -> str:
     """Changes with whatever changes kernels or how their work is counted: generators, tiles, fusion, probes, TVM."""
     place = Path(__file__).parent
