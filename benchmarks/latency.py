@@ -14,7 +14,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from chipfit.bench import OURS, bench_model
-from chipfit.measure import SETTLE
+from chipfit.measure import SETTLE, TIMED, WARM
 from chipfit.peers import PEERS, version_of
 from chipfit.progress import shown
 
@@ -49,9 +49,10 @@ def conditions(load: float) -> str:
 Load average before it: {load:.1f}. {", ".join(versions)}.
 
 Models are compiled as they are: nothing is compressed. For each model all runtimes run interleaved in one process for
-{SECONDS_PER_MODEL:.0f} s; every timed call comes after {1e3 * SETTLE:.0f} ms of rest and an untimed call of the same
-runtime. Milliseconds: the median of all calls, the best in brackets. The error is the largest absolute difference of
-our outputs from torch's."""
+{SECONDS_PER_MODEL:.0f} s. In its turn a runtime rests for {1e3 * SETTLE:.0f} ms, is called for {1e3 * WARM:.0f} ms
+untimed, and is timed for {1e3 * TIMED:.0f} ms, at least one call each; the turn's figure is the median of its calls.
+Milliseconds: the median over turns, the best in brackets. The error is the largest absolute difference of our outputs
+from torch's."""
 
 
 def name_of(result: Mapping[str, Any]) -> str:

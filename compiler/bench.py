@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from chipfit.artifact import MANIFEST, Artifact
 from chipfit.codegen import Library
 from chipfit.codegen.arrays import Array
 from chipfit.codegen.check import probe
-from chipfit.codegen.library import compile_graph
+from chipfit.codegen.library import compile_graph, numpy_weights
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.frontend.source import load_source
@@ -23,7 +24,7 @@ from chipfit.ir import store
 from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
-from chipfit.measure import Timing, interleave, paired_ratio
+from chipfit.measure import Timing, copies_of, over_copies, paired_ratio
 from chipfit.passes.base import Progress, silent
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
@@ -37,11 +38,25 @@ SECONDS = 10.0  # of timing
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed: a graph at its batch, and our library for it."""
+    """What is timed: a graph at its batch, and our library for it; each that `load` gives lies elsewhere in memory."""
 
     name: str
     graph: Graph
-    library: Library
+    load: Callable[[], Library]
+
+    @cached_property
+    def library(self) -> Library:
+        return self.load()
+
+    @cached_property
+    def inputs(self) -> Sequence[Array]:
+        return [tensor.numpy() for tensor in probe(self.graph)]
+
+    def call(self, library: Library) -> Call:
+        return lambda: library(*self.inputs)
+
+    def another(self) -> Call:
+        return self.call(self.load())
 
 
 def bench_model(
@@ -66,15 +81,15 @@ def bench_model(
     with tempfile.TemporaryDirectory(prefix="chipfit-bench-") as folder:
         progress("compiling", 0.0)
         subject = load_subject(text, Path(folder), threads, tuning, progress)
-        calls, expected = callables(subject, against, Path(folder), progress)
-        errors = {name: max_error(call(), expected) for name, call in calls.items()}
+        calls, errors = callables(subject, against, Path(folder), progress)
+        ours = {OURS: subject}
         if certified:
-            original = load_original(certified, Path(folder) / UNCOMPRESSED, threads, progress)
-            others, expected = callables(original, (), Path(folder), progress)
-            calls[UNCOMPRESSED] = others[OURS]
-            errors[UNCOMPRESSED] = max_error(calls[UNCOMPRESSED](), expected)
+            ours[UNCOMPRESSED] = load_original(certified, Path(folder) / UNCOMPRESSED, threads, progress)
+            others, off = callables(ours[UNCOMPRESSED], (), Path(folder), progress)
+            calls[UNCOMPRESSED], errors[UNCOMPRESSED] = others[OURS], off[OURS]
         progress(f"timing {', '.join(calls)}", 0.0)
-        timings = interleave(calls, rounds=1000, seconds=seconds)
+        copies = copies_of(sum(one.library.memory_bytes for one in ours.values())) if certified else 1  # as peers have
+        timings = over_copies(lambda: calls | {name: one.another() for name, one in ours.items()}, copies, seconds)
     rows = [row(name, timings[name], errors[name]) for name in calls]
     dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
     found = {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}
@@ -100,7 +115,7 @@ def load_subject(text: str, folder: Path, threads: int | None, tuning: Tuning, p
         return compiled(text, graph, source.example_inputs, folder, threads, tuning, progress)
     if tuning != AS_RANKED:
         raise UserError(f"{text} is compiled already: tune it with the `chipfit compile` that makes it.")
-    return Subject(text, store.load(place), Library.load(place, place / store.STATE, threads))
+    return Subject(text, store.load(place), partial(Library.load, place, place / store.STATE, threads))
 
 
 def load_original(artifact: Artifact, folder: Path, threads: int | None, progress: Progress) -> Subject:
@@ -132,21 +147,22 @@ def compiled(
     host = get_target("host")
     target = host.with_cores(threads) if threads else host
     effort = tuning.effort(graph, target, probe(graph), progress)
-    return Subject(name, graph, compile_graph(graph, target, folder / "library", effort=effort))
+    compile_graph(graph, target, folder / "library", effort=effort)
+    return Subject(name, graph, partial(Library.load, folder / "library", numpy_weights(graph), threads))
 
 
 def callables(
     subject: Subject, against: Sequence[str], folder: Path, progress: Progress
-) -> tuple[dict[str, Call], Sequence[Array]]:
-    """Our library and each peer as functions of nothing, all on the same inputs, and torch's outputs on them."""
+) -> tuple[dict[str, Call], dict[str, float]]:
+    """Our library and each peer as functions of nothing, all on the same inputs, and how far off torch's outputs."""
     inputs = probe(subject.graph)
-    arrays = [tensor.numpy() for tensor in inputs]
     module, threads = emit(subject.graph), subject.library.threads
-    calls: dict[str, Call] = {OURS: lambda: subject.library(*arrays)}
+    calls: dict[str, Call] = {OURS: subject.call(subject.library)}
     for name in against:
         progress(f"preparing {name}", 0.0)
         calls[name] = PEERS[name](module, inputs, threads, folder)
-    return calls, torch_eager(module, inputs, threads, folder)()
+    expected = torch_eager(module, inputs, threads, folder)()
+    return calls, {name: max_error(call(), expected) for name, call in calls.items()}
 
 
 def max_error(found: Sequence[Array], expected: Sequence[Array]) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from chipfit.ir.apply import apply, rebatch
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
-from chipfit.measure import interleave, paired_error, paired_ratio
+from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio
 from chipfit.passes.base import Context, Pass
 from chipfit.passes.factorize import with_factors
 from chipfit.passes.fold_batch_norm import folded
@@ -97,7 +96,7 @@ class Job:
         library = self.library(self.teacher)
 
         def make(folder: Path) -> None:
-            times = interleave({"baseline": self.caller(library, self.teacher)}, seconds=MEASURED_SECONDS / 2)
+            times = self.timed({"baseline": (library, self.teacher)}, MEASURED_SECONDS / 2)
             write_json(folder / "result.json", times["baseline"].median_ms)
 
         return float(self.stages.run("baseline", {"library": library.key}, make).json())
@@ -162,8 +161,7 @@ class Job:
 
         def make(folder: Path) -> None:
             self.study.progress("measuring beside the uncompressed model", 0.0)
-            callers = {name: self.caller(*pair) for name, pair in libraries.items()}
-            times = interleave(callers, rounds=math.ceil(1e9), seconds=MEASURED_SECONDS)
+            times = self.timed(libraries, MEASURED_SECONDS)
             medians = times["baseline"].median_ms, times["result"].median_ms
             told = (tell(times, "result", "baseline") for tell in (paired_ratio, paired_error))
             write_json(folder / "result.json", asdict(Pair(*medians, *told)))
@@ -171,9 +169,14 @@ class Job:
         keys = {name: library.key for name, (library, _) in libraries.items()}
         return Pair(**self.stages.run("compare", keys, make).json())
 
+    def timed(self, libraries: Mapping[str, tuple[Done, Graph]], seconds: float) -> Mapping[str, Timing]:
+        """Libraries, each with its graph, side by side."""
+        copies = copies_of(sum(held_bytes(library) for library, _ in libraries.values()))
+        return over_copies(lambda: {name: self.caller(*pair) for name, pair in libraries.items()}, copies, seconds)
+
     def peak_bytes(self, graph: Graph) -> int:
         """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""
-        return int(read_record(self.library(graph).folder / "library")["memory_bytes"])
+        return held_bytes(self.library(graph))
 
     def measured_mj(self, graph: Graph) -> float | None:
         """Energy of one call, None where the chip is not here or nothing counts."""
@@ -275,3 +278,7 @@ class Job:
 
         key = self.passed[count - 1][1].key if count else ""
         return Quality(**self.stages.run("quality", {**self.study.origin, "on": key}, make).json())
+
+
+def held_bytes(library: Done) -> int:
+    return int(read_record(library.folder / "library")["memory_bytes"])

@@ -1,17 +1,49 @@
 """Interleaved timing: fairness of the order, pairing, limits. No test asserts how long anything takes."""
 
 import gc
+from collections.abc import Callable
+from itertools import groupby
 
 import pytest
 
-from chipfit.measure import Timing, interleave, machine_state, paired_error, paired_ratio
+from chipfit.measure import (
+    COPIES,
+    HELD,
+    Timing,
+    copies_of,
+    interleave,
+    machine_state,
+    over_copies,
+    paired_error,
+    paired_ratio,
+)
 
 
-def test_every_callable_runs_once_a_round_and_the_order_turns() -> None:
+def test_every_callable_has_a_turn_a_round_and_the_order_turns() -> None:
     calls: list[str] = []
     timings = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, rounds=4, seconds=60)  # type: ignore[misc]
     assert all(len(timing.samples) == 4 for timing in timings.values())
-    assert "".join(calls) == "abc" + "aabbcc" + "bbccaa" + "ccaabb" + "aabbcc"  # each after an untimed one of its own
+    turns = "".join(name for name, _ in groupby(calls))  # the untimed round first, then one that begins as it ended
+    assert turns == "abcabcbcacababc"
+    assert len(calls) > len(turns)
+
+
+def test_copies_are_loaded_anew_and_timed_together() -> None:
+    loaded: list[int] = []
+
+    def load() -> dict[str, Callable[[], object]]:
+        loaded.append(len(loaded))
+        return {"a": lambda: None, "b": lambda: None}
+
+    timings = over_copies(load, 3, seconds=0)
+    assert loaded == [0, 1, 2]
+    assert {name: len(timing.samples) for name, timing in timings.items()} == {"a": 9, "b": 9}
+
+
+def test_as_many_copies_as_may_be_held() -> None:
+    assert copies_of(0) == copies_of(1000) == COPIES
+    assert copies_of(HELD // 3) == 3
+    assert copies_of(5 * HELD) == 1
 
 
 def test_it_stops_by_the_clock_after_three_rounds() -> None:

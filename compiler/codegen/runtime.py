@@ -44,6 +44,7 @@ class Library:
         self.inputs = tuple(slot(entry) for entry in record["inputs"])
         self.outputs = tuple(slot(entry) for entry in record["outputs"])
         self.threads = threads
+        self.memory_bytes = int(record["memory_bytes"])  # weights as they are packed, inputs, outputs and the arena
         self._machine = module["vm_load_executable"]()
         self._machine["vm_initialization"](CPU, 0, POOLED)
         self._buffers = tuple(aligned(np.zeros(entry.shape, entry.dtype)) for entry in self.inputs)
