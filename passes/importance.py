@@ -28,10 +28,15 @@ def rank(statistics: Statistics, axis: Axis, criterion: str = "activation") -> n
     """
     if criterion not in CRITERIA:
         raise UserError(f"There is no criterion {criterion}; the criteria are {', '.join(CRITERIA)}.")
-    if all(is_factor(name) for name, _ in axis.members):
+    if is_rank(axis):
         return np.arange(axis.size, 0, -1, dtype=np.float64)
     found = CRITERIA[criterion](statistics, axis)
     return squared_norm(statistics, axis) if found is None else found
+
+
+def is_rank(axis: Axis) -> bool:
+    """Whether it is the rank of a layer that was split."""
+    return all(is_factor(name) for name, _ in axis.members)
 
 
 def best(scores: np.ndarray, count: int) -> tuple[int, ...]:

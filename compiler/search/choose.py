@@ -22,7 +22,7 @@ from chipfit.targets.cost import Cost
 
 ATTEMPTS = 6
 STEEPEST = 2.0  # by which factor that line may be steeper or flatter than measured over predicted, or aim lower at once
-SLACK = 0.05  # a configuration this far under its latency limit wastes quality: aim again
+SLACK = 0.03  # a configuration this far under its latency limit wastes quality: aim again
 MARGIN = 1.01  # above the least that is reachable, so that what the user is told survives rounding
 AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
 

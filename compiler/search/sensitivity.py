@@ -23,10 +23,11 @@ from chipfit.ir.blocks import Block, find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs, Progress, silent
-from chipfit.passes.importance import best, rank, readers
+from chipfit.passes.importance import is_rank, rank, readers
 from chipfit.passes.layers import Layer
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
+from chipfit.passes.surgeon import order, readings
 from chipfit.search.curves import Curve, Curves, measured_widths
 from chipfit.search.probe import Probe, calibration_size, operations
 from chipfit.stages import write_json
@@ -120,10 +121,16 @@ class Survey:
         return replace(found, seconds=time.perf_counter() - began)
 
     def _curve(self, axis: Axis) -> Curve:
-        scores, losses = rank(self._statistics, axis), {axis.size: 0.0}
+        indices, losses = self._order(axis), {axis.size: 0.0}
         for width in measured_widths(axis.size)[1:]:
-            losses[width] = self._probe.loss(self._narrowed(axis, best(scores, width)))
-        return Curve(tuple(np.argsort(-scores, kind="stable").tolist()), losses)
+            losses[width] = self._probe.loss(self._narrowed(axis, tuple(sorted(indices[:width]))))
+        return Curve(indices, losses)
+
+    def _order(self, axis: Axis) -> tuple[int, ...]:
+        """Its indices, those that matter most first: by what is lost after repair where its readers are repaired."""
+        if self._repairable(axis) and not is_rank(axis):
+            return order(axis.size, readings(self._statistics, axis, self._grams))
+        return tuple(np.argsort(-rank(self._statistics, axis), kind="stable").tolist())
 
     def _narrowed(self, axis: Axis, kept: tuple[int, ...]) -> Graph:
         masked = mask(self._probe.graph, Configuration({axis.name: kept}))
