@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import random
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -247,7 +248,10 @@ def main() -> None:
     records = [one for one in cells.found() if one["code"] == code]
     names = dict.fromkeys((one["source"], one["index"]) for one in records)
     visits = [[one for one in records if (one["source"], one["index"]) == name] for name in names]
-    text = page(records, [row(each, target) for each in visits], target.cpu.threads)
+    rows = [row(each, target) for each in visits]
+    if not any(one.calm for one in rows):
+        sys.exit("The machine was never left alone while anything was timed, so the page stays as it is: run it again.")
+    text = page(records, rows, target.cpu.threads)
     PAGE.write_text(text, encoding="utf-8")
     print(text)
 

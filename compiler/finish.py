@@ -42,8 +42,8 @@ def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) 
     """
     folder = out.with_name(f"{out.name}.new")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(job.library(job.result).folder / "library", folder)
-    deployed = job.deployed(job.result)
+    shutil.copytree(job.workbench.library(job.result).folder / "library", folder)
+    deployed = job.workbench.deployed(job.result)
     store.save(deployed, folder)
     job.study.progress("comparing with torch", 0.0)
     error = checked(job, folder, deployed)
@@ -96,20 +96,20 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
     qualities = {name: asdict(quality) for name, quality in judged(job).items()}
     before, after = job.landscape.cost(Configuration()), job.landscape.cost(job.configuration)
     made = job.target.cost_model.cost(
-        job.deployed(job.result), batch=job.study.batch
+        job.workbench.deployed(job.result), batch=job.study.batch
     )  # with what passes did that the search doesn't know
-    result = costs(made, pair.result_ms if pair else None) | {"peak_memory_bytes": job.peak_bytes(job.result)}
+    result = costs(made, pair.result_ms if pair else None) | {"peak_memory_bytes": job.workbench.peak_bytes(job.result)}
     return {
         "source": lineage.get("source", ""),
         "target": {"name": job.target.name, "status": job.target.status, "machine": machine(job.target)},
         "budget": {"limits": [str(limit) for limit in job.budget.limits], "keep": keep},
         "baseline": {
             **costs(before, pair.baseline_ms if pair else None),
-            "peak_memory_bytes": job.peak_bytes(job.teacher),
-            "measured_mj": job.measured_mj(job.teacher),
+            "peak_memory_bytes": job.workbench.peak_bytes(job.teacher),
+            "measured_mj": job.workbench.measured_mj(job.teacher),
             "quality": qualities["teacher"],
         },
-        "result": {**result, "measured_mj": job.measured_mj(job.result), "quality": qualities["result"]},
+        "result": {**result, "measured_mj": job.workbench.measured_mj(job.result), "quality": qualities["result"]},
         "before_recovery": {"quality": qualities["before recovery"]},
         "predicted": predicted(job, before, after),
         "certificate": certificate(job, result),

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
-from chipfit.codegen.runtime import Library, read_record
-from chipfit.cross.compile import cross_compile
-from chipfit.energy import find_counter, measured_mj
 from chipfit.ir import store
-from chipfit.ir.apply import apply, rebatch
+from chipfit.ir.apply import apply
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
-from chipfit.ir.text import to_text
-from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio
 from chipfit.passes.base import Context, Pass
 from chipfit.passes.factorize import with_factors
-from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
 from chipfit.search.budget import Budget
@@ -31,21 +23,7 @@ from chipfit.stages import Done, Stages, write_json
 from chipfit.study import Study
 from chipfit.targets.registry import Target
 from chipfit.tune import AS_RANKED, Tuning
-
-MEASURED_SECONDS = 8.0  # for one interleaved comparison of two libraries
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two libraries timed side by side, in ms; `ratio` is the median over rounds of the second over the first.
-
-    `error` is the ratio's standard error, relative.
-    """
-
-    baseline_ms: float
-    result_ms: float
-    ratio: float
-    error: float
+from chipfit.workbench import Pair, Workbench
 
 
 @dataclass(frozen=True)
@@ -67,6 +45,10 @@ class Job:
     def stages(self) -> Stages:
         return self.study.stages
 
+    @cached_property
+    def workbench(self) -> Workbench:
+        return Workbench(self.study, self.target, self.tuning)
+
     # What it costs
 
     @cached_property
@@ -82,7 +64,7 @@ class Job:
         """The uncompressed model's latency (ms, measured where the chip is here), peak memory and weights (bytes), and
         energy (mJ) as estimated."""
         latency = {"latency": self.baseline_ms} if self.target.is_host else {}
-        return {**self.predicted_baseline, **latency, "memory": self.peak_bytes(self.teacher)}
+        return {**self.predicted_baseline, **latency, "memory": self.workbench.peak_bytes(self.teacher)}
 
     @cached_property
     def predicted_baseline(self) -> dict[str, float]:
@@ -93,13 +75,7 @@ class Job:
 
     @cached_property
     def baseline_ms(self) -> float:
-        library = self.library(self.teacher)
-
-        def make(folder: Path) -> None:
-            times = self.timed({"baseline": (library, self.teacher)}, MEASURED_SECONDS / 2)
-            write_json(folder / "result.json", times["baseline"].median_ms)
-
-        return float(self.stages.run("baseline", {"library": library.key}, make).json())
+        return self.workbench.alone_ms(self.teacher)
 
     # What to remove
 
@@ -132,7 +108,8 @@ class Job:
             return
 
         def make(folder: Path) -> None:
-            ensure_reachable(self.study.outline(self.target), self.budget, self.predicted_baseline)
+            outline, predicted = self.study.outline(self.target), self.predicted_baseline
+            ensure_reachable(outline, self.budget, predicted, self.target.is_host)
             write_json(folder / "result.json", True)
 
         passes = [one.name for one in self.study.pipeline.passes]
@@ -147,75 +124,13 @@ class Job:
     def candidate_ms(self, configuration: Configuration) -> Measured:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
         whole = with_factors(self.teacher, self.study.factored, configuration.widths)
-        pair = self.compared(apply(whole, configuration))
+        pair = self.workbench.compared(apply(whole, configuration))
         return Measured(pair.ratio * self.baseline_ms, pair.error)
 
     @cached_property
     def measured(self) -> Pair | None:
         """The result beside the uncompressed model, None for a chip that is not here."""
-        return self.compared(self.result) if self.target.is_host else None
-
-    def compared(self, graph: Graph) -> Pair:
-        """The graph's library timed beside the uncompressed model's."""
-        libraries = {"baseline": (self.library(self.teacher), self.teacher), "result": (self.library(graph), graph)}
-
-        def make(folder: Path) -> None:
-            self.study.progress("measuring beside the uncompressed model", 0.0)
-            times = self.timed(libraries, MEASURED_SECONDS)
-            medians = times["baseline"].median_ms, times["result"].median_ms
-            told = (tell(times, "result", "baseline") for tell in (paired_ratio, paired_error))
-            write_json(folder / "result.json", asdict(Pair(*medians, *told)))
-
-        keys = {name: library.key for name, (library, _) in libraries.items()}
-        return Pair(**self.stages.run("compare", keys, make).json())
-
-    def timed(self, libraries: Mapping[str, tuple[Done, Graph]], seconds: float) -> Mapping[str, Timing]:
-        """Libraries, each with its graph, side by side."""
-        copies = copies_of(sum(held_bytes(library) for library, _ in libraries.values()))
-        return over_copies(lambda: {name: self.caller(*pair) for name, pair in libraries.items()}, copies, seconds)
-
-    def peak_bytes(self, graph: Graph) -> int:
-        """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""
-        return held_bytes(self.library(graph))
-
-    def measured_mj(self, graph: Graph) -> float | None:
-        """Energy of one call, None where the chip is not here or nothing counts."""
-        counter = find_counter(self.target.family) if self.target.is_host else None
-        if counter is None:
-            return None
-        library = self.library(graph)
-
-        def make(folder: Path) -> None:
-            self.study.progress("measuring energy", 0.0)
-            write_json(folder / "result.json", measured_mj(counter, self.caller(library, graph)))
-
-        return float(self.stages.run("energy", {"library": library.key}, make).json())
-
-    def library(self, graph: Graph) -> Done:
-        """Compiled code for the graph's structure; of its weights only what is computed at compile time counts."""
-        deployed = self.deployed(graph)
-
-        def make(folder: Path) -> None:
-            self.study.progress("compiling", 0.0)
-            if not self.target.is_host:
-                cross_compile(deployed, self.target, folder / "library")
-                return
-            effort = self.tuning.effort(deployed, self.target, self.study.inputs, self.study.progress)
-            compile_graph(deployed, self.target, folder / "library", effort=effort)
-
-        inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
-        profile = self.target.profile
-        chip = {"cpu": repr(self.target.cpu), "llvm": [profile.triple, profile.arch, *profile.features]}
-        return self.stages.run("library", {**inputs, **chip, **asdict(self.tuning)}, make)
-
-    def deployed(self, graph: Graph) -> Graph:
-        ready = folded(graph)
-        return rebatch(ready, self.study.batch) if ready.batch else ready
-
-    def caller(self, library: Done, graph: Graph) -> Callable[[], object]:
-        loaded = Library.load(library.folder / "library", numpy_weights(folded(graph)))
-        inputs = [tensor.numpy() for tensor in self.study.inputs]
-        return lambda: loaded(*inputs)
+        return self.workbench.compared(self.result) if self.target.is_host else None
 
     # Removing it, and recovering
 
@@ -278,7 +193,3 @@ class Job:
 
         key = self.passed[count - 1][1].key if count else ""
         return Quality(**self.stages.run("quality", {**self.study.origin, "on": key}, make).json())
-
-
-def held_bytes(library: Done) -> int:
-    return int(read_record(library.folder / "library")["memory_bytes"])

@@ -25,7 +25,7 @@ TIMED = 0.02  # seconds of calls, at least one, that are timed in a turn
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one callable, in the order of the rounds; round i ran right beside round i of the others."""
+    """Milliseconds of one callable, one for each round; round i ran right beside round i of the others."""
 
     samples: tuple[float, ...]
 

@@ -132,14 +132,18 @@ def safety(budget: Budget, cost: Cost) -> float:
     return cost.upper_ms / cost.latency_ms if budget.in_milliseconds else 1.0
 
 
-def ensure_reachable(landscape: Landscape, budget: Budget, predicted: Mapping[str, float]) -> None:
+def ensure_reachable(
+    landscape: Landscape, budget: Budget, predicted: Mapping[str, float], will_measure: bool = True
+) -> None:
     """Raises InfeasibleBudgetError if nothing of the landscape meets the budget, whatever it loses.
 
     `predicted` is the baseline as the cost model has it. Milliseconds, unlike shares of the baseline, are predicted
-    wrongly: a limit in them must be missed by the upper bound, and the nearest feasible latency is told by it too.
+    wrongly: where they will be measured a limit in them must be missed by the upper bound, and the nearest feasible
+    latency is told by it too; where they won't, the upper bound is what must be within the limit.
     """
     cost = landscape.cost(Configuration())
-    goal, most = Goal.of(budget, predicted, cost), cost.upper_ms / cost.latency_ms
+    most = cost.upper_ms / cost.latency_ms if will_measure else 1.0
+    goal = Goal.of(budget, predicted, cost, 1.0 if will_measure else safety(budget, cost))
     aim = goal.at(goal.limits["latency"] * most) if budget.in_milliseconds else goal
     try:
         solve_within(landscape, aim.limits, landscape.problem.drops)

@@ -146,3 +146,14 @@ def test_what_nothing_meets_is_told_before_anything_is_measured(budget, sentence
 def test_what_something_may_meet_passes(budget):
     """Four channels are predicted to take 4 ms, but may take 2.67."""
     ensure_reachable(Landscape(), parse_budget(budget), {**BASELINE, "latency": 16.0})
+
+
+def test_where_nothing_will_be_measured_the_upper_bound_is_what_must_fit():
+    """Four channels may take 6 ms."""
+    predicted = {**BASELINE, "latency": 16.0}
+    ensure_reachable(Landscape(), parse_budget(["latency=6.2ms"]), predicted, will_measure=False)
+    with pytest.raises(InfeasibleBudgetError) as error:
+        ensure_reachable(Landscape(), parse_budget(["latency=5ms"]), predicted, will_measure=False)
+    assert str(error.value) == "latency=5ms can't be met: the nearest feasible budget is latency=6.152ms."
+    nearest = choose(knapsack(), parse_budget(["latency=6.152ms"]), predicted, None)
+    assert len(nearest.configuration.widths["a"]) == 4

@@ -1,0 +1,130 @@
+"""Graphs as compiled code on one chip: each structure compiled once, timed and weighed beside the uncompressed model.
+
+Every result is a stage's, made once and found again after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from chipfit.codegen.library import compile_graph, fixed_values, numpy_weights
+from chipfit.codegen.runtime import Library, read_record
+from chipfit.cross.compile import cross_compile
+from chipfit.energy import find_counter, measured_mj
+from chipfit.ir import store
+from chipfit.ir.apply import rebatch
+from chipfit.ir.graph import Graph
+from chipfit.ir.text import to_text
+from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.stages import Done, Stages, write_json
+from chipfit.study import Study
+from chipfit.targets.registry import Target
+from chipfit.tune import AS_RANKED, Tuning
+
+SECONDS = 8.0  # for one interleaved comparison of two libraries
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two libraries timed side by side, in ms; `ratio` is the median over rounds of the second over the first.
+
+    `error` is the ratio's standard error, relative.
+    """
+
+    baseline_ms: float
+    result_ms: float
+    ratio: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What the model and what is made of it come to on a chip."""
+
+    study: Study
+    target: Target
+    tuning: Tuning = AS_RANKED
+
+    @property
+    def stages(self) -> Stages:
+        return self.study.stages
+
+    def library(self, graph: Graph) -> Done:
+        """Compiled code for the graph's structure; of its weights only what is computed at compile time counts."""
+        deployed = self.deployed(graph)
+
+        def make(folder: Path) -> None:
+            self.study.progress("compiling", 0.0)
+            if not self.target.is_host:
+                cross_compile(deployed, self.target, folder / "library")
+                return
+            effort = self.tuning.effort(deployed, self.target, self.study.inputs, self.study.progress)
+            compile_graph(deployed, self.target, folder / "library", effort=effort)
+
+        inputs = {"structure": to_text(deployed), "fixed": store.tensors_digest(fixed_values(deployed))}
+        profile = self.target.profile
+        chip = {"cpu": repr(self.target.cpu), "llvm": [profile.triple, profile.arch, *profile.features]}
+        return self.stages.run("library", {**inputs, **chip, **asdict(self.tuning)}, make)
+
+    def deployed(self, graph: Graph) -> Graph:
+        ready = folded(graph)
+        return rebatch(ready, self.study.batch) if ready.batch else ready
+
+    def alone_ms(self, graph: Graph) -> float:
+        """The latency of the graph's library with nothing beside it."""
+        library = self.library(graph)
+
+        def make(folder: Path) -> None:
+            times = self._timed({"baseline": (library, graph)}, SECONDS / 2)
+            write_json(folder / "result.json", times["baseline"].median_ms)
+
+        return float(self.stages.run("baseline", {"library": library.key}, make).json())
+
+    def compared(self, graph: Graph) -> Pair:
+        """The graph's library timed beside the uncompressed model's."""
+        teacher = self.study.teacher
+        libraries = {"baseline": (self.library(teacher), teacher), "result": (self.library(graph), graph)}
+
+        def make(folder: Path) -> None:
+            self.study.progress("measuring beside the uncompressed model", 0.0)
+            times = self._timed(libraries, SECONDS)
+            medians = times["baseline"].median_ms, times["result"].median_ms
+            told = (tell(times, "result", "baseline") for tell in (paired_ratio, paired_error))
+            write_json(folder / "result.json", asdict(Pair(*medians, *told)))
+
+        keys = {name: library.key for name, (library, _) in libraries.items()}
+        return Pair(**self.stages.run("compare", keys, make).json())
+
+    def peak_bytes(self, graph: Graph) -> int:
+        """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""
+        return held_bytes(self.library(graph))
+
+    def measured_mj(self, graph: Graph) -> float | None:
+        """Energy of one call, None where the chip is not here or nothing counts."""
+        counter = find_counter(self.target.family) if self.target.is_host else None
+        if counter is None:
+            return None
+        library = self.library(graph)
+
+        def make(folder: Path) -> None:
+            self.study.progress("measuring energy", 0.0)
+            write_json(folder / "result.json", measured_mj(counter, self._caller(library, graph)))
+
+        return float(self.stages.run("energy", {"library": library.key}, make).json())
+
+    def _timed(self, libraries: Mapping[str, tuple[Done, Graph]], seconds: float) -> Mapping[str, Timing]:
+        """Libraries, each with its graph, side by side."""
+        copies = copies_of(sum(held_bytes(library) for library, _ in libraries.values()))
+        return over_copies(lambda: {name: self._caller(*pair) for name, pair in libraries.items()}, copies, seconds)
+
+    def _caller(self, library: Done, graph: Graph) -> Callable[[], object]:
+        loaded = Library.load(library.folder / "library", numpy_weights(folded(graph)))
+        inputs = [tensor.numpy() for tensor in self.study.inputs]
+        return lambda: loaded(*inputs)
+
+
+def held_bytes(library: Done) -> int:
+    return int(read_record(library.folder / "library")["memory_bytes"])
