@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -17,10 +18,14 @@ Callback = Callable[[str, float], None]  # what is being done, and the fraction 
 
 @contextmanager
 def shown() -> Iterator[Callback]:
-    """A callback whose news the user sees until the block ends."""
+    """A callback whose news the user sees until the block ends.
+
+    What a model's own code or a library prints meanwhile goes to stderr too: stdout is for the result alone.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines()
+        with redirect_stdout(sys.stderr):
+            yield _Lines()
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:

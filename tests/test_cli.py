@@ -12,6 +12,7 @@ import pytest
 from chipfit import api, cli, report
 from chipfit.artifact import Artifact, write_manifest
 from chipfit.errors import InfeasibleBudgetError
+from chipfit.progress import shown
 from chipfit.targets.registry import target_names
 
 QUALITY = {"metric": "accuracy", "unit": "", "value": 0.9, "retention": 0.97, "parts": {"easy": 0.95, "hard": 0.85}}
@@ -241,3 +242,11 @@ def test_help_imports_neither_torch_nor_tvm() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_what_is_printed_meanwhile_goes_to_stderr(capsys) -> None:
+    """NVIDIA's FastNAS prints its search; the JSON after it must stay JSON."""
+    with shown():
+        print("searching")
+    print("{}")
+    assert capsys.readouterr() == ("{}\n", "searching\n")
