@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import chipfit.targets
+from chipfit.errors import UserError
 from chipfit.targets.calibrate import Calibration, cache_folder, to_toml
 from chipfit.targets.detect import identity
 from chipfit.targets.reading import read_folder, read_profile
@@ -27,10 +28,18 @@ def recalled(target: Target) -> Target:
 
 
 def keep(target: Target, found: Calibration) -> None:
+    """Raises UserError for figures that no chip has: what `recalled` could not read is not kept."""
     path = delta_path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(to_toml(target.profile, found.figures))
+    try:
+        read_profile(partial, read_folder(FOLDERS)[0])
+    except UserError as error:
+        partial.unlink()
+        raise UserError(
+            f"{target.name} can't be calibrated by these times, it was busy: run it again ({error})"
+        ) from error
     os.replace(partial, path)
 
 

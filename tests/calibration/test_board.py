@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,16 @@ def chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
 
 
 def test_a_board_is_calibrated_and_remembered(address: str, chip: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but what is too large for it."""
+    """All but what is too large for it. Four probes are few: beside other tests their times may fit no chip."""
     monkeypatch.setattr(board, "MOST_WEIGHTS", 4 * 64 * 64)
     assert recalled(chip).status == "uncalibrated"
-    found = board.calibrate(chip, address, probes=PROBES, seconds=0.05)
+    found = None
+    for _ in range(3):
+        with suppress(UserError):
+            found = board.calibrate(chip, address, probes=PROBES, seconds=0.05)
+            break
+        assert recalled(chip).status == "uncalibrated"
+    assert found
     assert [name for name, held_out, _, _ in found.rows if held_out] == ["held out"]
     assert {name.partition(":")[0] for name, *_ in found.rows} == {"fitted", "images", "held out"}
     assert all(measured > 0 for _, _, _, measured in found.rows)
