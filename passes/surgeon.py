@@ -8,6 +8,7 @@ two channels that say the same, one is cut at no cost and then the other is dear
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,8 +39,15 @@ class Reading:
 
     def error(self, change: Tensor) -> float:
         """The squared error of the output if the matrix changes by this, relative to the output."""
-        whole = float((self.matrix @ self.squares * self.matrix).sum())
-        return float((change @ self.squares * change).sum()) / max(whole, TINY)
+        return self._energy(change) / self.whole
+
+    @property
+    def whole(self) -> float:
+        """The energy of the output."""
+        return max(self._energy(self.matrix), TINY)
+
+    def _energy(self, matrix: Tensor) -> float:
+        return float((matrix @ self.squares * matrix).sum())
 
 
 def readings(statistics: Statistics, axis: Axis, grams: Mapping[str, Tensor]) -> list[Reading]:
@@ -82,13 +90,12 @@ class Surgeon:
 
     @staticmethod
     def of(reading: Reading) -> Surgeon:
-        squares, matrix = reading.squares, reading.matrix
+        squares = reading.squares
         indices = np.unique(reading.owners[reading.owners != OUTSIDE])
         columns = torch.from_numpy(np.stack([np.flatnonzero(reading.owners == index) for index in indices]))
         ridge = (DAMPING * squares.diagonal().mean()).clamp_min(torch.finfo(squares.dtype).tiny)
         inverse = torch.linalg.inv(squares + ridge * torch.eye(len(squares), dtype=squares.dtype))
-        whole = (matrix @ squares * matrix).sum().clamp_min(TINY)
-        return Surgeon(matrix / whole.sqrt(), inverse, indices, columns)
+        return Surgeon(reading.matrix / math.sqrt(reading.whole), inverse, indices, columns)
 
     def costs(self, size: int) -> NDArray[np.float64]:
         """The squared error that cutting an index next adds, for each of `size`; nothing for those cut already."""

@@ -63,11 +63,13 @@ class ZipLM(Strategy):
     def _levels(self, axis: Axis) -> Iterator[Level]:
         """Its widths; just the full one where no layer sums over the axis, as its error can't be told."""
         found = readings(self.task.statistics, axis, self._grams)
-        indices = order(axis.size, found) if found else ()
-        for width in widths(axis.size, self.task.granularity, 1) if found else (axis.size,):
-            kept = sorted(indices[:width])
-            error = 0.0 if width == axis.size else float(np.mean([lost(reading, kept) for reading in found]))
-            yield Level(tuple(kept) if found else tuple(range(width)), error)
+        yield Level(tuple(range(axis.size)), 0.0)
+        if not found:
+            return
+        indices = order(axis.size, found)
+        for width in widths(axis.size, self.task.granularity, 1)[1:]:
+            kept = tuple(sorted(indices[:width]))
+            yield Level(kept, float(np.mean([lost(reading, kept) for reading in found])))
 
     @cached_property
     def _grams(self) -> Mapping[str, Tensor]:
