@@ -22,7 +22,7 @@ demo: $(VENV)/run.stamp  ## compress SmolLM2-135M to 60% of its latency on this 
 test: $(VENV)/dev.stamp  ## run all tests
 	@bash scripts/fashion-mnist.sh || echo "The tests that need Fashion-MNIST will be skipped."
 	@bash scripts/aarch64.sh || echo "The tests that run programs of 64-bit ARM will be skipped."
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/dev.stamp  ## check style (ruff) and types (mypy --strict)
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,26 @@ def connected(address: str, triple: str) -> Iterator[Board]:
     runner = remote_runner(triple)
     with telling(f"can't be reached; start it: {SERVER.format(port=port)}"):
         session = rpc.connect(host, int(port))
-        session.upload(bytearray(runner), REMOTE)
-        folder = session.get_function("tvm.rpc.server.workpath")("")
-        board = Board(session, folder.rstrip("/"), session.load_module(REMOTE)["run"])
-    yield board
+    with ending(session):
+        with telling("ended the session"):
+            session.upload(bytearray(runner), REMOTE)
+            folder = session.get_function("tvm.rpc.server.workpath")("")
+            board = Board(session, folder.rstrip("/"), session.load_module(REMOTE)["run"])
+        yield board
+
+
+@contextmanager
+def ending(session: Any) -> Iterator[None]:
+    """A server serves one session at a time, and TVM ends one when its last object is gone.
+
+    A traceback may hold one for long, and the next connection would wait for its end forever.
+    """
+    close = session.get_function("CloseRPCConnection")
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError, OSError):  # it may have broken before
+            close()
 
 
 @contextmanager
