@@ -1,8 +1,11 @@
 import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from chipfit.stages import Stages, replace_folder, write_json
+from chipfit.stages import Stages, code, replace_folder, write_json
 
 
 def write(text, calls):
@@ -27,6 +30,24 @@ def test_other_inputs_are_another_stage(tmp_path):
     keys = {Stages(tmp_path).run("search", {"x": x}, write(str(x), calls)).key for x in (1, 2)}
     assert len(keys) == 2
     assert calls == ["1", "2"]
+
+
+def test_what_other_code_found_is_made_again(tmp_path, monkeypatch):
+    """A copy of a package with a pass edited, as a researcher does it, is other code; a copy as it is, is none."""
+    packages = tmp_path / "packages"
+    shutil.copytree(Path(find_spec("chipfit.passes").origin).parent, packages / "chipfit_copy")
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.setattr("chipfit.stages.PACKAGES", ("chipfit_copy",))
+    before = code.__wrapped__()
+    assert code.__wrapped__() == before
+    with (packages / "chipfit_copy" / "compensate.py").open("a") as file:
+        file.write("# edited")
+    assert code.__wrapped__() != before
+    calls = []
+    for found in (before, code.__wrapped__()):
+        monkeypatch.setattr("chipfit.stages.code", lambda found=found: found)
+        Stages(tmp_path / "work").run("search", {}, write(found, calls))
+    assert len(calls) == 2
 
 
 def test_stopped_stage_goes_on_from_what_it_wrote(tmp_path):
