@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -73,12 +75,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("server") / "log"
     words = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
     with log.open("w") as out:
-        server = subprocess.Popen([sys.executable, "-m", "tvm.exec.rpc_server", *words], stdout=out, stderr=out)
+        command = [sys.executable, "-m", "tvm.exec.rpc_server", *words]
+        server = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     try:
         wait_for(f"bind to 127.0.0.1:{port}", log)
         yield f"127.0.0.1:{port}"
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGKILL)  # and what it started
         server.wait()
 
 
