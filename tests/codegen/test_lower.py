@@ -19,6 +19,7 @@ from chipfit.codegen.spec import AttentionSpec, MatmulSpec
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
+from chipfit.ir.emit import run
 from chipfit.ir.graph import Graph
 from chipfit.passes.fold_batch_norm import FoldBatchNorm
 from chipfit.targets.registry import get_target
@@ -134,10 +135,45 @@ def test_equal_kernels_are_generated_once() -> None:
 
 def test_a_wrong_result_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "TOLERANCE", -1.0)
+    monkeypatch.setattr(check, "NUDGES", 0)
     graph = rebatch(import_model(nn.Linear(4, 4), (torch.zeros(1, 4),)), 1)
     with pytest.raises(check.WrongResult, match="differs from PyTorch"):
         compile_graph(graph, HOST, tmp_path / "library")
     assert not list(tmp_path.iterdir())
+
+
+class Difference(nn.Module):
+    """Of two layers that are almost alike: what is left is mostly their rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(256, 32), nn.Linear(256, 32)
+        with torch.no_grad():
+            self.second.weight.copy_(self.first.weight * (1 + 1e-5 * torch.randn(32, 256)))
+            self.second.bias.copy_(self.first.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) - self.second(x)
+
+
+def test_a_network_that_makes_much_of_last_bits_may_differ_by_as_much_and_no_more(tmp_path: Path) -> None:
+    inputs = (torch.randn(4, 256),)
+    graph = import_model(Difference(), inputs)
+    expected = run(graph, *inputs)
+    right = expected[graph.forward.outputs[0].name].numpy()
+    allowed = check.tolerance(graph, inputs, expected)
+    assert 10 * check.TOLERANCE < allowed < 0.5
+    compile_graph(graph, HOST, tmp_path / "library", inputs)
+    check.check(lambda _: [right * (1 + allowed / 2)], graph, inputs)
+    with pytest.raises(check.WrongResult):
+        check.check(lambda _: [right * (1 + 2 * allowed)], graph, inputs)
+
+
+def test_a_sound_network_may_differ_by_no_more_than_sums_do() -> None:
+    graph = zoo.imported("llama")
+    inputs = check.probe(graph)
+    assert check.tolerance(graph, inputs, run(graph, *inputs)) == check.TOLERANCE
 
 
 def test_a_graph_without_weights_is_refused(tmp_path: Path) -> None:
