@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chipfit.errors import UserError
-from chipfit.stages import write_json
+from chipfit.stages import sha256, write_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -55,8 +54,3 @@ def write_manifest(folder: Path, record: Mapping[str, Any]) -> Artifact:
     ]
     write_json(folder / MANIFEST, {"schema": SCHEMA, **record, "files": files})
     return Artifact(folder)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -36,7 +36,7 @@ def check(library: Run, graph: Graph, inputs: Sequence[Tensor]) -> float:
     expected = run(graph, *inputs)
     found = errors(graph, library(*(tensor.numpy() for tensor in inputs)), expected)
     worst = max(found, default=0.0)
-    if not worst <= TOLERANCE and not worst <= tolerance(graph, inputs, expected):
+    if not worst <= usual_tolerance(graph) and not worst <= tolerance(graph, inputs, expected):
         wrong = graph.forward.outputs[int(np.argmax(found))].name
         raise WrongResult(f"Output {wrong} of the library differs from PyTorch by {worst:.1e} of its scale.")
     return worst
@@ -48,6 +48,16 @@ def errors(graph: Graph, found: Sequence[npt.NDArray[Any]], expected: Mapping[st
     return [relative_error(array, expected[value.name].numpy()) for value, array in pairs]
 
 
+def usual_tolerance(graph: Graph) -> float:
+    """How far from PyTorch's numbers a sound network's may be."""
+    dtypes = {value.type.dtype for node in graph.forward.nodes for value in node.outputs}
+    return TOLERANCE if dtypes.isdisjoint(DTYPES) and not is_rounded(graph) else TOLERANCE_NARROW
+
+
+def is_rounded(graph: Graph) -> bool:
+    return any(kernel.rounded for kernel in kernels(graph.forward))
+
+
 def tolerance(graph: Graph, inputs: Sequence[Tensor], expected: Mapping[str, Tensor]) -> float:
     """How far from PyTorch's numbers the library's may be.
 
@@ -56,13 +66,11 @@ def tolerance(graph: Graph, inputs: Sequence[Tensor], expected: Mapping[str, Ten
     a text may hang on the difference of large numbers. So it is at least some times what the last bits of the weights
     do to PyTorch's own numbers, at most, in a few tries.
     """
-    rounded = any(kernel.rounded for kernel in kernels(graph.forward))
-    dtypes = {value.type.dtype for node in graph.forward.nodes for value in node.outputs}
-    least = TOLERANCE_NARROW if rounded or not dtypes.isdisjoint(DTYPES) else TOLERANCE
+    leeway = LEEWAY_ROUNDED if is_rounded(graph) else LEEWAY
     moves = [run(nudged(graph, seed), *inputs) for seed in range(NUDGES)]
     moved = ([move[value.name].numpy() for value in graph.forward.outputs] for move in moves)
-    found = [error for arrays in moved for error in errors(graph, arrays, expected)]
-    return max([least, *((LEEWAY_ROUNDED if rounded else LEEWAY) * error for error in found)])
+    found = (error for arrays in moved for error in errors(graph, arrays, expected))
+    return max([usual_tolerance(graph), *(leeway * error for error in found)])
 
 
 def nudged(graph: Graph, seed: int) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -13,6 +12,7 @@ import chipfit.search.strategies
 from chipfit.errors import UserError
 from chipfit.passes.pipeline import Pipeline
 from chipfit.search.strategies.base import Strategy
+from chipfit.stages import sha256
 
 
 def available_strategies() -> Mapping[str, type[Strategy]]:
@@ -43,4 +43,4 @@ def ensure_passes(strategy: type[Strategy], pipeline: Pipeline) -> None:
 
 def code_of(strategy: type[Strategy]) -> str:
     """The hash of the file that a strategy is in: what an edited one chose before is no longer its choice."""
-    return hashlib.sha256(Path(inspect.getfile(strategy)).read_bytes()).hexdigest()
+    return sha256(Path(inspect.getfile(strategy)))
