@@ -195,6 +195,22 @@ def test_knapsack_measures_dropped_blocks_together():
     assert found.loss <= landscape.problem.loss(added.levels, frozenset()) + together
 
 
+def test_knapsack_measures_blocks_in_context_once_for_limits_nearby(monkeypatch):
+    measured, loss = [], Task.loss
+    monkeypatch.setattr(
+        Task, "loss", lambda task, configuration: measured.append(configuration) or loss(task, configuration)
+    )
+    given = strategy("knapsack", "llama")
+    given.propose(limited(given.task, 0.5))
+    once, near = len(measured), limited(given.task, 0.47)
+    assert once > len(given.task.layers)
+    found = given.propose(near)
+    assert given.task.fits(found.configuration, near)
+    assert len(measured) <= once + knapsack.CONTEXTS + 1
+    given.propose(limited(given.task, 0.4))
+    assert len(measured) > once + knapsack.CONTEXTS + 1
+
+
 @pytest.mark.parametrize("network", ["llama", "resnet"])
 @pytest.mark.parametrize("trusted", [0.0, 1e9])  # refined in any case, and in none
 def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network, trusted, monkeypatch):

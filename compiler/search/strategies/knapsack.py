@@ -15,8 +15,11 @@ from chipfit.search.refine import Measure, Prices, priced, refine
 from chipfit.search.solve import Solution, binding, solve
 from chipfit.search.strategies.base import Proposal, Strategy, Task, UnreachableError
 
+Drops = Mapping[str, float]  # the loss of each block
+
 UNCHANGED: Prices = MappingProxyType({})
 CONTEXTS = 2  # times that the blocks are measured anew, in the context of those that were dropped
+NEAR = 0.1  # part of a limit by which another may differ for the same contexts to serve
 TRUSTED = 1.1  # times what the sum of losses says the whole may lose, for the sum to be trusted
 
 
@@ -27,9 +30,12 @@ class Knapsack(Strategy):
     Losses of dropped blocks don't add up: two neighbours may each be dispensable, but not both. So where several are
     dropped each block's loss is measured again in the context of these, as SLEB does (Song et al. 2024, arXiv
     2402.09025), but for all blocks at once, and the solver asked again. Of the answers the one counts that is best with
-    the loss of its dropped blocks measured together. Where the whole loses more than the sum says all the same, that is
-    made good by evolution (`refine.py`), within as many tries as the user grants. SmolLM2's losses do add up at 60% and
-    at 40% of its latency, and 32 tries found nothing better; ResNet-20's at half of it don't, and they did.
+    the loss of its dropped blocks measured together. The contexts serve limits nearby too, as those of the attempts at
+    one budget: there only what is dropped together is measured.
+
+    Where the whole loses more than the sum says all the same, that is made good by evolution (`refine.py`), within as
+    many tries as the user grants. SmolLM2's losses do add up at 60% and at 40% of its latency, and 32 tries found
+    nothing better; ResNet-20's at half of it don't, and they did.
     """
 
     name: ClassVar[str] = "knapsack"
@@ -53,17 +59,30 @@ class Knapsack(Strategy):
             Refinement(task, task.landscape, task.survey.loss, task.tries) if task.survey and task.tries > 1 else None
         )
 
-    def _by_sums(self, limits: Mapping[str, float]) -> tuple[list[Proposal], Mapping[str, float]]:
+    def _by_sums(self, limits: Mapping[str, float]) -> tuple[list[Proposal], Drops]:
         """What the sums of losses give, and the losses of blocks that they ended with."""
-        drops, proposals = self.task.landscape.problem.drops, list[Proposal]()
+        contexts = next((contexts for known, contexts in self._contexts if are_near(known, limits)), None)
+        if contexts is None:
+            return self._explored(limits)
+        return [self._judged(solve_within(self.task.landscape, limits, drops)) for drops in contexts], contexts[-1]
+
+    def _explored(self, limits: Mapping[str, float]) -> tuple[list[Proposal], Drops]:
+        """The same, with the blocks measured in contexts of what these limits let drop."""
+        contexts, proposals = [self.task.landscape.problem.drops], list[Proposal]()
         for _ in range(CONTEXTS + 1):
-            solution = solve_within(self.task.landscape, limits, drops)
+            solution = solve_within(self.task.landscape, limits, contexts[-1])
             proposals.append(self._judged(solution))
             seen = [one.configuration.dropped for one in proposals[:-1]]
             if len(solution.dropped) < 2 or solution.dropped in seen:
                 break
-            drops = self._in_context(solution.dropped)
-        return proposals, drops
+            contexts.append(self._in_context(solution.dropped))
+        self._contexts.append((limits, contexts))
+        return proposals, contexts[-1]
+
+    @cached_property
+    def _contexts(self) -> list[tuple[Mapping[str, float], list[Drops]]]:
+        """The losses of blocks that were measured, of each context, for limits that were asked for."""
+        return []
 
     def _judged(self, solution: Solution) -> Proposal:
         landscape = self.task.landscape
@@ -104,7 +123,7 @@ class Refinement:
     measure: Measure
     tries: int
 
-    def better(self, limits: Mapping[str, float], drops: Mapping[str, float], plain: Proposal) -> Proposal:
+    def better(self, limits: Mapping[str, float], drops: Drops, plain: Proposal) -> Proposal:
         """The better of the plain proposal and what the prices give within the same limits."""
         gaps = {plain.configuration: plain.gap}
 
@@ -137,8 +156,13 @@ class Refinement:
         return []
 
 
+def are_near(known: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    """Whether what was measured for some limits serves for others."""
+    return known.keys() == limits.keys() and all(abs(known[name] / limits[name] - 1) <= NEAR for name in limits)
+
+
 def solve_within(
-    landscape: Landscape, limits: Mapping[str, float], drops: Mapping[str, float], prices: Prices = UNCHANGED
+    landscape: Landscape, limits: Mapping[str, float], drops: Drops, prices: Prices = UNCHANGED
 ) -> Solution:
     """The solution of least loss within limits on `latency`, `size`, `energy` and peak `memory`, given blocks' losses.
 
