@@ -147,8 +147,10 @@ def bench(result: Mapping[str, Any]) -> None:
     title = f"{result['source']}, {result['threads']} threads, {result['dtype']}"
     show(report.timing_table(title, result["rows"]))
     if "certificate" in result:
-        now, recorded = (result["certificate"][name] for name in ("latency_ratio", "recorded_latency_ratio"))
-        say(f"It takes {now:.1%} of the uncompressed model's latency; its record says {recorded:.1%}.")
+        names = ("latency_ratio", "relative_error", "recorded_latency_ratio")
+        now, error, recorded = (result["certificate"][name] for name in names)
+        spread = f"standard error {now * error:.1%}"
+        say(f"It takes {now:.1%} of the uncompressed model's latency ({spread}); its record says {recorded:.1%}.")
 
 
 def targets(found: Sequence[Target]) -> None:

@@ -176,6 +176,7 @@ def certificate(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
         "limits": {quantity: {"used": used[quantity], "by": sources[quantity]} for quantity in limits},
         "latency_ratio": ratio,
         "solver_gap": job.choice.gap,
+        "attempts": [asdict(one) for one in job.choice.attempts],
     }
 
 

@@ -34,6 +34,7 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> None:
 
 def tables(record: Mapping[str, Any]) -> list[TextTable]:
     found = [cost_table(record), quality_table(record), pass_table(record)]
+    found += [attempt_table(record)] if record["certificate"].get("attempts") else []
     stock = [stock_table(record)] if record["stock"] else []
     return [*found, *stock, *chip_tables(record.get("chips"))]
 
@@ -83,6 +84,21 @@ def quality_table(record: Mapping[str, Any]) -> TextTable:
 def pass_table(record: Mapping[str, Any]) -> TextTable:
     rows = tuple((one["pass"], "yes" if one.get("modified") else "no", _seconds(one)) for one in record["passes"])
     return TextTable("Passes", ("pass", "changed the graph", "seconds"), rows)
+
+
+def attempt_table(record: Mapping[str, Any]) -> TextTable:
+    """What was compiled and measured until a configuration fitted, each beside the uncompressed model."""
+    scale, attempts = record["predicted"]["scale"], record["certificate"]["attempts"]
+    rows = tuple(
+        (
+            str(number),
+            *(milliseconds(scale * one[name]) for name in ("aimed_ms", "predicted_ms")),
+            milliseconds(one["measured_ms"]),
+            f"{one['error']:.1%}",
+        )
+        for number, one in enumerate(attempts, 1)
+    )
+    return TextTable("Attempts", ("", "aimed at", "predicted", "measured", "standard error"), rows)
 
 
 def stock_table(record: Mapping[str, Any]) -> TextTable:

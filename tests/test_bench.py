@@ -50,6 +50,7 @@ def test_the_certificate_is_checked_beside_the_uncompressed_model(artifact):
     assert all(row["max_abs_error"] < 1e-5 for row in found["rows"])
     assert found["certificate"]["recorded_latency_ratio"] == 0.5
     assert found["certificate"]["latency_ratio"] > 0
+    assert found["certificate"]["relative_error"] >= 0
     json.dumps(found)
 
 

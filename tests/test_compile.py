@@ -73,6 +73,8 @@ def test_meets_a_latency_budget_and_records_everything(calibrated_host, source, 
     assert manifest["result"]["energy_mj"] <= 0.9 * manifest["baseline"]["energy_mj"]
     assert {chip["target"] for chip in manifest["chips"]["targets"]} > {"host", "h100-sxm"}
     assert manifest["certificate"]["latency_ratio"] <= 0.9
+    assert "## Attempts" in (out / "report.md").read_text()
+    assert manifest["certificate"]["attempts"]
     assert manifest["result"]["weight_bytes"] <= 0.6 * manifest["baseline"]["weight_bytes"]
     for costs in ("baseline", "result", "predicted"):
         assert {"latency_ms", "peak_memory_bytes", "weight_bytes", "energy_mj"} <= set(manifest[costs])

@@ -45,10 +45,24 @@ Measure = Callable[[Configuration], Measured]
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A configuration that was compiled and measured on the way, in ms.
+
+    The cost model's figures are of its own scale, `error` is the measurement's standard error, relative.
+    """
+
+    aimed_ms: float
+    predicted_ms: float
+    measured_ms: float
+    error: float
+    expected_loss: float
+
+
+@dataclass(frozen=True)
 class Choice:
     """A configuration with what the cost model predicted for it and what was measured (None: not measured).
 
-    `gap` and `expected_loss` are the strategy's own, as in its `Proposal`.
+    `gap` and `expected_loss` are the strategy's own, as in its `Proposal`. `attempts` are all that was measured.
     """
 
     configuration: Configuration
@@ -56,13 +70,19 @@ class Choice:
     measured_ms: float | None
     gap: float | None
     expected_loss: float
+    attempts: tuple[Attempt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "configuration": self.configuration.to_json()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Choice:
-        return Choice(**{**data, "configuration": Configuration.from_json(data["configuration"])})
+        configuration, attempts = data["configuration"], data["attempts"]
+        known = {
+            "configuration": Configuration.from_json(configuration),
+            "attempts": tuple(Attempt(**one) for one in attempts),
+        }
+        return Choice(**{**data, **known})
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,7 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     whole, ratio = cost.latency_ms, goal.scales["latency"] * AIM
     limit = budget.absolute(baseline).get("latency", math.inf)
     fitting = list[tuple[bool, float, Choice]]()  # whether it may be above the limit after all, what it loses
+    attempts = list[Attempt]()
     for _ in range(ATTEMPTS):
         try:
             found = attempt(strategy, goal.limits)
@@ -110,18 +131,19 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
             return found
         aim = goal.limits["latency"]
         measured = measure(found.configuration)
+        attempts.append(Attempt(aim, found.predicted_ms, measured.ms, measured.error, found.expected_loss))
         chosen, unsure = replace(found, measured_ms=measured.ms), measured.upper_ms > limit
         if measured.ms <= limit:
             fitting.append((unsure, found.expected_loss, chosen))
             if not unsure and (measured.ms >= limit * (1 - SLACK) or found.expected_loss == 0):
-                return chosen
+                return replace(chosen, attempts=tuple(attempts))
         slope = (baseline["latency"] - measured.ms) / (whole - aim) if aim < whole else ratio
         above = measured.upper_ms - limit * AIM
         below = aim - above / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
         goal = goal.at(max(below, aim / STEEPEST))  # one far measurement must not send it below zero
     if not fitting:
         raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
-    return min(fitting, key=lambda found: found[:2])[2]
+    return replace(min(fitting, key=lambda found: found[:2])[2], attempts=tuple(attempts))
 
 
 def safety(budget: Budget, cost: Cost) -> float:

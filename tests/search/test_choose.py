@@ -1,5 +1,6 @@
 """The loop from budget to configuration, against a landscape and a chip that are made up."""
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
 from chipfit.search.budget import parse_budget
-from chipfit.search.choose import Measured, choose, ensure_reachable
+from chipfit.search.choose import Choice, Measured, choose, ensure_reachable
 from chipfit.search.curves import Level
 from chipfit.search.solve import Item, Problem
 from chipfit.search.strategies.base import Task
@@ -75,6 +76,8 @@ def test_repairs_what_the_model_got_wrong():
     found = choose(knapsack(), parse_budget(["latency=80%"]), BASELINE, chip)
     assert calls[0] == 12  # 19 ms where 16 are allowed
     assert found.measured_ms == 15.0
+    assert [(one.predicted_ms, one.measured_ms) for one in found.attempts] == [(w, w + 7.0) for w in calls]
+    assert found == Choice.from_json(json.loads(json.dumps(found.to_json())))
 
 
 def test_a_measurement_that_may_be_above_the_limit_after_all_is_not_enough():
