@@ -24,7 +24,7 @@ from chipfit.ir import store
 from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
-from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio, until_known
+from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio
 from chipfit.passes.base import Progress, silent
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
@@ -74,7 +74,7 @@ def bench_model(
     `max_abs_error`: the largest difference from torch's output. With `uncompressed` the model that ARTIFACT was made
     from is compiled as it is and timed too, and `certificate` has what part of its latency ARTIFACT takes: the median
     over rounds as `latency_ratio`, with its standard error as `relative_error`, beside the `recorded_latency_ratio` of
-    the record; where one run of `seconds` leaves too large an error there are more.
+    the record.
     Raises UserError for a runtime that is unknown or not installed, and for a model that can't be had any more.
     """
     check_installed(against)
@@ -90,11 +90,7 @@ def bench_model(
             calls[UNCOMPRESSED], errors[UNCOMPRESSED] = others[OURS], off[OURS]
         progress(f"timing {', '.join(calls)}", 0.0)
         copies = copies_of(sum(one.library.memory_bytes for one in ours.values())) if certified else 1  # as peers have
-
-        def timed() -> Mapping[str, Timing]:
-            return over_copies(lambda: calls | {name: one.another() for name, one in ours.items()}, copies, seconds)
-
-        timings = until_known(timed, OURS, UNCOMPRESSED) if certified else timed()
+        timings = over_copies(lambda: calls | {name: one.another() for name, one in ours.items()}, copies, seconds)
     rows = [row(name, timings[name], errors[name]) for name in calls]
     dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
     found = {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}

@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -17,9 +17,7 @@ from itertools import chain
 BLOCKS = 8  # of rounds, by which an error is told
 COPIES = 8  # of a library, at most, that are timed
 ENDLESS = sys.maxsize  # rounds: until the time is over
-ENOUGH = 0.005  # standard error of a ratio, relative, with which it is known well enough
 HELD = 2**30  # bytes, about, that copies may take together
-REPEATS = 4  # times, at most, that two callables are timed side by side to know their ratio so well
 SETTLE = 0.02  # seconds of rest before a callable's turn, in which other runtimes' threads stop spinning
 WARM = 0.02  # seconds of calls, at least one, that go untimed in a turn: so long the first ones are slower
 TIMED = 0.02  # seconds of calls, at least one, that are timed in a turn
@@ -87,22 +85,7 @@ def over_copies(
     for _ in range(copies):
         held.append(load())
         timings.append(interleave(held[-1], rounds=ENDLESS, seconds=seconds / copies))
-    return joined(timings)
-
-
-def joined(timings: Sequence[Mapping[str, Timing]]) -> Mapping[str, Timing]:
-    """One after the other."""
-    return {name: Timing(tuple(chain(*(timing[name].samples for timing in timings)))) for name in timings[0]}
-
-
-def until_known(run: Callable[[], Mapping[str, Timing]], name: str, baseline: str) -> Mapping[str, Timing]:
-    """What `run` gives, called again while `paired_ratio` is less well known than ENOUGH, REPEATS times at most."""
-    found = run()
-    for _ in range(REPEATS - 1):
-        if paired_error(found, name, baseline) <= ENOUGH:
-            break
-        found = joined([found, run()])
-    return found
+    return {name: Timing(tuple(chain(*(timing[name].samples for timing in timings)))) for name in held[0]}
 
 
 def copies_of(size: int) -> int:

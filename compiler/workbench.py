@@ -17,14 +17,14 @@ from chipfit.ir import store
 from chipfit.ir.apply import rebatch
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
-from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio, until_known
+from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.stages import Done, Stages, write_json
 from chipfit.study import Study
 from chipfit.targets.registry import Target
 from chipfit.tune import AS_RANKED, Tuning
 
-SECONDS = 8.0  # for one interleaved comparison of two libraries, of which a few may be needed
+SECONDS = 8.0  # for one interleaved comparison of two libraries
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Workbench:
 
         def make(folder: Path) -> None:
             self.study.progress("measuring beside the uncompressed model", 0.0)
-            times = until_known(lambda: self._timed(libraries, SECONDS), "result", "baseline")
+            times = self._timed(libraries, SECONDS)
             medians = times["baseline"].median_ms, times["result"].median_ms
             told = (tell(times, "result", "baseline") for tell in (paired_ratio, paired_error))
             write_json(folder / "result.json", asdict(Pair(*medians, *told)))

@@ -9,7 +9,6 @@ import pytest
 from chipfit.measure import (
     COPIES,
     HELD,
-    REPEATS,
     Timing,
     copies_of,
     interleave,
@@ -17,7 +16,6 @@ from chipfit.measure import (
     over_copies,
     paired_error,
     paired_ratio,
-    until_known,
 )
 
 
@@ -46,20 +44,6 @@ def test_as_many_copies_as_may_be_held() -> None:
     assert copies_of(0) == copies_of(1000) == COPIES
     assert copies_of(HELD // 3) == 3
     assert copies_of(5 * HELD) == 1
-
-
-@pytest.mark.parametrize(("spread", "runs"), [(0.0, 1), (0.5, REPEATS)])
-def test_a_ratio_is_measured_until_it_is_known(spread: float, runs: int) -> None:
-    ratios = [2.0 + spread * index for index in range(40)]
-    results: list[dict[str, Timing]] = []
-
-    def run() -> dict[str, Timing]:
-        results.append({"a": Timing(tuple(ratios)), "b": Timing((1.0,) * len(ratios))})
-        return results[-1]
-
-    found = until_known(run, "a", "b")
-    assert len(results) == runs
-    assert len(found["a"].samples) == len(found["b"].samples) == runs * len(ratios)
 
 
 def test_it_stops_by_the_clock_after_three_rounds() -> None:
