@@ -8,9 +8,8 @@ the page shows what there is.
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -19,10 +18,8 @@ from typing import Any
 import search_page
 from cells import DONE, Cells, Ran, Record, chipfit, interruptible, trim
 
-from chipfit.passes.distill import REPORT
 from chipfit.search.budget import parse_share
 from chipfit.search.strategies.registry import available_strategies
-from chipfit.stages import DONE as STAGE
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench-search"
@@ -35,7 +32,7 @@ PACKAGES = {  # and the models that each takes
 }
 BUDGETS = ("70%", "50%", "35%")
 SEEDS = (0, 1, 2)
-SECONDS = 120  # of recovery
+STEPS = {"resnet20": 300, "efficientnet_lite0": 100, "minilm": 200, "smollm2": 100}  # of recovery
 KEPT = {  # of the manifest
     **dict.fromkeys(("baseline", "result"), ("quality", "latency_ms", "weight_bytes")),
     **{"before_recovery": ("quality",), "certificate": ("latency_ratio",), "lineage": ("synthetic_data",)},
@@ -44,23 +41,23 @@ KEPT = {  # of the manifest
 
 @dataclass(frozen=True)
 class Cell:
-    """One compilation: a model at a share of its latency, chosen for by an arm, with so many seconds of recovery."""
+    """One compilation: a model at a share of its latency, chosen for by an arm, with so many steps of recovery."""
 
     model: str
     budget: str
     arm: str
     seed: int
-    recovery: int
+    steps: int
 
     @property
     def key(self) -> str:
-        return f"{plain(self.model)}-{self.budget.rstrip('%')}-{plain(self.arm)}-seed{self.seed}-{self.recovery}s"
+        return f"{plain(self.model)}-{self.budget.rstrip('%')}-{plain(self.arm)}-seed{self.seed}-{self.steps}steps"
 
     @property
     def arguments(self) -> list[str]:
         options = {
             "--budget": f"latency={self.budget}",
-            "--passes": f"factorize,prune-axes,drop-blocks,compensate,distill{{seconds={self.recovery}}}",
+            "--passes": f"factorize,prune-axes,drop-blocks,compensate,distill{{steps={self.steps}}}",
             "--strategy": self.arm,
             "--seed": str(self.seed),
             "--out": str(FOLDER / plain(self.model)),
@@ -76,11 +73,11 @@ def plain(name: str) -> str:
 
 
 def grid(
-    models: Iterable[str], budgets: Iterable[str], arms: Iterable[str], seeds: Iterable[int], recovery: int
+    models: Iterable[str], budgets: Iterable[str], arms: Iterable[str], seeds: Iterable[int], steps: Mapping[str, int]
 ) -> list[Cell]:
     """Every cell; all of the first seed come first, so that a run that is cut short has something of everything."""
     found = product(seeds, models, budgets, arms)
-    return [Cell(model, budget, arm, seed, recovery) for seed, model, budget, arm in found if takes(arm, model)]
+    return [Cell(model, budget, arm, seed, steps[model]) for seed, model, budget, arm in found if takes(arm, model)]
 
 
 def arms() -> list[str]:
@@ -95,16 +92,8 @@ def takes(arm: str, model: str) -> bool:
 
 def made(cell: Cell) -> Record:
     ran = chipfit(cell.arguments, FOLDER / "logs" / f"{cell.key}.log")
-    work = FOLDER / f"{plain(cell.model)}.work"
-    found = {**asdict(cell), **record(ran), "steps": steps(work)}
-    trim(work)
-    return found
-
-
-def steps(work: Path) -> int | None:
-    """Of recovery, in the one compilation since the last `trim`: other loads on the machine leave time for fewer."""
-    reports = [file.with_name(REPORT) for file in work.glob(f"distill-*/{STAGE}")]
-    return json.loads(reports[0].read_text())["steps"] if len(reports) == 1 else None
+    trim(FOLDER / f"{plain(cell.model)}.work")
+    return {**asdict(cell), **record(ran)}
 
 
 def record(ran: Ran) -> dict[str, Any]:
@@ -118,11 +107,11 @@ def record(ran: Ran) -> dict[str, Any]:
 
 
 def expected(records: Sequence[Record]) -> list[Cell]:
-    """What the page is to show: every model at each length of recovery that it has cells of, and all other cells."""
-    known = dict.fromkeys((one["model"], one["recovery"]) for one in records)
-    fresh = [(model, SECONDS) for model in MODELS if all(model != name for name, _ in known)]
+    """What the page is to show: every model at each number of steps that it has cells of, and all other cells."""
+    known = dict.fromkeys((one["model"], one["steps"]) for one in records)
+    fresh = [(model, STEPS[model]) for model in MODELS if all(model != name for name, _ in known)]
     order = sorted([*known, *fresh], key=lambda one: (*MODELS, one[0]).index(one[0]))
-    wanted = [cell for model, recovery in order for cell in grid([model], BUDGETS, arms(), SEEDS, recovery)]
+    wanted = [cell for model, steps in order for cell in grid([model], BUDGETS, arms(), SEEDS, {model: steps})]
     made = [Cell(**{name: one[name] for name in NAMES}) for one in records]
     return list(dict.fromkeys([*wanted, *made]))
 
@@ -140,10 +129,11 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=budget, default=BUDGETS, help="of the latency, as 50%%")
     parser.add_argument("--arms", nargs="+", choices=arms(), default=arms(), help="strategies")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="of recovery")
+    parser.add_argument("--steps", type=int, help="of recovery; its own number for each model")
     options = parser.parse_args()
     cells = Cells(PAGE.with_suffix(".jsonl"))
-    cells.fill(grid(options.models, options.budgets, options.arms, options.seeds, options.seconds), made)
+    steps = dict.fromkeys(options.models, options.steps) if options.steps else STEPS
+    cells.fill(grid(options.models, options.budgets, options.arms, options.seeds, steps), made)
     write_page(cells.found())
 
 

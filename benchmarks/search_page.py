@@ -34,10 +34,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Section:
-    """All answers about one model at one length of recovery, and the cells that have none."""
+    """All answers about one model after one number of steps of recovery, and the cells that have none."""
 
     model: str
-    recovery: int
+    steps: int
     budgets: tuple[str, ...]
     arms: tuple[str, ...]
     answers: tuple[Record, ...]
@@ -73,15 +73,15 @@ def loss(record: Record, stage: str, part: str | None = None) -> float:
 
 
 def sections(records: Sequence[Record], expected: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """One for each model and length of recovery among the expected cells, in their order."""
+    """One for each model and number of steps among the expected cells, in their order."""
     answers = {one["key"]: one for one in records if is_answer(one)}
     found = []
-    for model, recovery in dict.fromkeys((cell["model"], cell["recovery"]) for cell in expected):
-        cells = [cell for cell in expected if (cell["model"], cell["recovery"]) == (model, recovery)]
+    for model, steps in dict.fromkeys((cell["model"], cell["steps"]) for cell in expected):
+        cells = [cell for cell in expected if (cell["model"], cell["steps"]) == (model, steps)]
         budgets, arms = (tuple(dict.fromkeys(cell[name] for cell in cells)) for name in ("budget", "arm"))
         there = tuple(answers[cell["key"]] for cell in cells if cell["key"] in answers)
         absent = tuple(cell for cell in cells if cell["key"] not in answers)
-        found.append(Section(model, recovery, budgets, arms, there, absent))
+        found.append(Section(model, steps, budgets, arms, there, absent))
     return found
 
 
@@ -122,13 +122,12 @@ def page(found: Sequence[Section]) -> str:
 Each cell is one `chipfit compile --strategy ARM` at a share of the uncompressed model's latency. What is measured is
 compiled code, beside the uncompressed model's in one interleaved run, and each arm's choice is corrected until it fits.
 All arms have the same data to calibrate on, the same closed-form repair (`compensate`, which the published methods
-don't have of their own) and the same seconds of distillation. The {OURS} chooses widths, ranks and blocks together, the
+don't have of their own) and the same steps of distillation. The {OURS} chooses widths, ranks and blocks together, the
 others what their papers do.
 
 The loss is by how much the metric is worse on held-out data than the uncompressed model's, relative to that: before
 recovery with the repair done, after recovery at the end. Figures are means over seeds, the least and the most in
-brackets. Latency is measured, as a part of the uncompressed model's. Steps are those of distillation that fitted into
-its seconds. `unreachable`: an arm can choose nothing so fast.
+brackets. Latency is measured, as a part of the uncompressed model's. `unreachable`: an arm can choose nothing so fast.
 
 {summary(judged)}{absence(found)}
 
@@ -158,7 +157,7 @@ def verdicts(section: Section, stage: str) -> list[Verdict]:
 
 def parts(section: Section) -> Iterator[str]:
     """The paragraphs of a section."""
-    yield f"## {section.model}, {section.recovery} s of recovery"
+    yield f"## {section.model}, {section.steps} steps of recovery"
     reached = [one for one in section.answers if one["exit_code"] == DONE]
     if reached:
         quality, made_up = reached[0]["baseline"]["quality"], reached[0]["lineage"].get("synthetic_data")
@@ -170,7 +169,7 @@ def parts(section: Section) -> Iterator[str]:
     for budget in section.budgets:
         rows = [row(section, budget, arm, named) for arm in section.arms if section.of(budget, arm)]
         if rows:
-            columns = ("arm", "seeds", "latency", "steps", *STAGES, *(f"{name}, after" for name in named))
+            columns = ("arm", "seeds", "latency", *STAGES, *(f"{name}, after" for name in named))
             yield f"### {section.model} at {budget}\n\n" + table(columns, rows)
     yield from notes(section)
 
@@ -178,12 +177,11 @@ def parts(section: Section) -> Iterator[str]:
 def row(section: Section, budget: str, arm: str, named: Sequence[str]) -> tuple[str, ...]:
     found = section.reached(budget, arm)
     if not found:
-        return (arm, str(len(section.of(budget, arm))), "unreachable", *("" for _ in ("steps", *STAGES, *named)))
+        return (arm, str(len(section.of(budget, arm))), "unreachable", *("" for _ in (*STAGES, *named)))
     latency = Spread(tuple(one["certificate"]["latency_ratio"] for one in found))
     losses = [str(section.loss(budget, arm, stage)) for stage in STAGES]
     shares = [str(Spread(tuple(loss(one, "after recovery", name) for one in found))) for name in named]
-    steps = [one["steps"] for one in found if one["steps"] is not None]
-    return (arm, str(len(found)), str(latency), f"{fmean(steps):.0f}" if steps else "", *losses, *shares)
+    return (arm, str(len(found)), str(latency), *losses, *shares)
 
 
 def notes(section: Section) -> Iterator[str]:
@@ -199,7 +197,7 @@ def notes(section: Section) -> Iterator[str]:
             absent.setdefault(f"{cell['arm']} at {cell['budget']}", []).append(str(cell["seed"]))
         listed = ", ".join(f"{name} (seed {', '.join(seeds)})" for name, seeds in absent.items())
         whole = len(section.answers) + len(section.missing)
-        command = f"python benchmarks/search.py --models {section.model} --seconds {section.recovery}"
+        command = f"python benchmarks/search.py --models {section.model} --steps {section.steps}"
         yield f"{len(section.missing)} of {whole} cells are missing; `{command}` makes them: {listed}."
 
 
@@ -210,7 +208,7 @@ def drawn(found: Sequence[Section]) -> str:
         for stage in STAGES:
             lines = {arm: line(section, arm, stage) for arm in section.arms}
             labels = ("measured latency, as a part of the uncompressed model's", "loss; none or less is not drawn")
-            title = f"{section.model}, {stage} ({section.recovery} s)"
+            title = f"{section.model}, {stage} ({section.steps} steps)"
             pictures.append(picture(title, labels, {arm: points for arm, points in lines.items() if points}))
     return side_by_side(pictures, len(STAGES))
 

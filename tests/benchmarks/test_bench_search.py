@@ -27,7 +27,6 @@ def record(arm: str, seed: int = 0, before: float = 0.6, after: float = 0.8, bud
         "commit": "abc",
         "lineage": {},
         "sentence": "",
-        "steps": 70,
     }
     scores = {"before_recovery": {"quality": quality(before)}, "result": {"quality": quality(after)}}
     made = {"baseline": {"quality": QUALITY}, "certificate": {"latency_ratio": 0.48}, "exit_code": 0, **scores}
@@ -45,27 +44,19 @@ def section(*records: dict[str, object]) -> Section:
 
 
 def test_a_grid_takes_all_of_a_seed_before_the_next() -> None:
-    found = grid(["a", "b"], ["50%"], ["knapsack", "sleb"], [0, 1], 120)
-    assert [cell.key for cell in found[:2]] == ["a-50-knapsack-seed0-120s", "a-50-sleb-seed0-120s"]
+    found = grid(["a", "b"], ["50%"], ["knapsack", "sleb"], [0, 1], {"a": 120, "b": 80})
+    assert [cell.key for cell in found[:2]] == ["a-50-knapsack-seed0-120steps", "a-50-sleb-seed0-120steps"]
     assert [cell.seed for cell in found] == [0] * 4 + [1] * 4
+    assert [cell.steps for cell in found[:4]] == [120, 120, 80, 80]
     assert len({cell.key for cell in found}) == 8
 
 
 def test_a_cell_is_one_command_of_the_product() -> None:
     words = Cell("minilm", "35%", "sleb", 2, 90).arguments
     assert words[:4] == ["compile", "minilm", "--budget", "latency=35%"]
-    assert "factorize,prune-axes,drop-blocks,compensate,distill{seconds=90}" in words
+    assert "factorize,prune-axes,drop-blocks,compensate,distill{steps=90}" in words
     assert words[words.index("--strategy") + 1] == "sleb"
     assert words[words.index("--seed") + 1] == "2"
-
-
-def test_steps_are_those_of_the_one_recovery_that_is_there(tmp_path) -> None:
-    assert search.steps(tmp_path) is None
-    for name in ("distill-1", "distill-2"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "distill-1" / "stage.json").write_text("{}")
-    (tmp_path / "distill-1" / "distill.json").write_text('{"steps": 41}')
-    assert search.steps(tmp_path) == 41
 
 
 def test_all_strategies_are_arms_and_ours_is_the_first() -> None:
@@ -147,18 +138,18 @@ def test_the_page_shows_what_there_is_and_what_is_missing() -> None:
     for part in (
         "3 cells, 2026-11-22, by abc; toy",
         "The knapsack's loss is the smallest at 2 of 2 points; at 50% it is smaller by 25% or more at 1 of 2.",
-        "## resnet20, 120 s of recovery",
+        "## resnet20, 120 steps of recovery",
         "accuracy: 0.9 uncompressed.",
         "- 50%, after recovery: won, 5.56% against 11.11% by sleb, the best of 1: 50% smaller.",
         f"That is so far: {total - 3} of {total} cells are missing.",
-        "| arm | seeds | latency | steps | before recovery | after recovery | easy, after | hard, after |",
-        "| sleb | 1 | 48.00% | 70 | 33.33% | 11.11% | 15.79% | 5.88% |",
-        "| shortgpt | 1 | unreachable |  |  |  |  |  |",
+        "| arm | seeds | latency | before recovery | after recovery | easy, after | hard, after |",
+        "| sleb | 1 | 48.00% | 33.33% | 11.11% | 15.79% | 5.88% |",
+        "| shortgpt | 1 | unreachable |  |  |  |  |",
         "- shortgpt at 50%: latency=50% can't be met: the nearest feasible budget is latency=61%.",
-        f"{whole - 3} of {whole} cells are missing; `python benchmarks/search.py --models resnet20 --seconds 120`",
+        f"{whole - 3} of {whole} cells are missing; `python benchmarks/search.py --models resnet20 --steps 120`",
         "halp at 50% (seed 0, 1, 2)",
         "knapsack at 50% (seed 1, 2)",
-        "## smollm2, 120 s of recovery",
+        "## smollm2, 100 steps of recovery",
     ):
         assert part in text, part
 
@@ -167,7 +158,7 @@ def test_the_picture_has_one_part_for_each_stage() -> None:
     drawn = search_page.drawn([section(record("knapsack", after=0.85), record("sleb"))])
     assert drawn.count("<svg ") == 3
     assert drawn.count("<polyline ") == 4
-    assert "resnet20, after recovery (120 s)" in drawn
+    assert "resnet20, after recovery (120 steps)" in drawn
 
 
 def manifest(arguments: list[str], log: Path) -> Ran:
@@ -184,7 +175,7 @@ def test_the_command_fills_in_what_is_missing_and_writes_the_page(tmp_path, monk
     monkeypatch.setattr(search, "chipfit", lambda words, log: asked.append(words) or manifest(words, log))
     monkeypatch.setattr(search, "FOLDER", tmp_path / "build")
     monkeypatch.setattr(search, "PAGE", tmp_path / "search.md")
-    few = ["--models", "resnet20", "--budgets", "50%", "--seeds", "0", "--seconds", "20", "--arms", "shortgpt"]
+    few = ["--models", "resnet20", "--budgets", "50%", "--seeds", "0", "--steps", "20", "--arms", "shortgpt"]
     for arms in (few[-1:], ["shortgpt", "knapsack"]):
         monkeypatch.setattr("sys.argv", ["search.py", *few[:-1], *arms])
         search.main()
@@ -194,6 +185,6 @@ def test_the_command_fills_in_what_is_missing_and_writes_the_page(tmp_path, monk
     kept = next(one for one in map(json.loads, lines) if one["arm"] == "knapsack")
     assert (kept["removed"], "files" in kept) == ({"narrowed": 1, "dropped": ["b"]}, False)
     page = (tmp_path / "search.md").read_text()
-    assert "## resnet20, 20 s of recovery" in page
+    assert "## resnet20, 20 steps of recovery" in page
     assert "won, no other arm reaches it." in page
     assert "<polyline" in (tmp_path / "search.svg").read_text()
