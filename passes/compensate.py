@@ -6,8 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import ClassVar
 
 import torch
@@ -15,18 +13,19 @@ from torch import Tensor
 
 from chipfit.errors import UserError
 from chipfit.ir.axes import analyse
+from chipfit.ir.blocks import smallest_blocks
 from chipfit.ir.emit import execute
 from chipfit.ir.graph import Graph, Node, Value
 from chipfit.ir.ops.signature import arguments
 from chipfit.passes.base import Context, Inputs, Pass, PassResult, PreconditionError, require_calibration
 from chipfit.passes.factorize import is_factor
-from chipfit.passes.layers import Layer, layers, with_ones
+from chipfit.passes.layers import Layer, layers
 from chipfit.passes.precision import autocast
-from chipfit.passes.repair import NormalEquations
+from chipfit.passes.repair import NormalEquations, refitted
 from chipfit.passes.statistics import at_batch, chunked, trace
+from chipfit.passes.streams import Stream, behind, streams
 
 PARTS = 5  # of the calibration data, of which the last judges
-DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3)  # the fewer rows there are for each column, the more it takes
 
 Alive = dict[str, Tensor]  # the tensors of a run in progress
 
@@ -45,7 +44,7 @@ class Compensate(Pass):
 
     name: ClassVar[str] = "compensate"
     summary: ClassVar[str] = "refit the layers that read a pruned axis, in closed form, and BatchNorm statistics"
-    samples: int = 64
+    samples: int = 128
     damping: float = 0.0
 
     def __post_init__(self) -> None:
@@ -63,8 +62,8 @@ class Compensate(Pass):
 
     @torch.no_grad()
     def run(self, graph: Graph, context: Context) -> PassResult:
-        targets = {target.node.name: target for target in _targets(graph, context)}
         size, chunks = chunked(graph, context.calibration[: self.samples], PARTS)
+        targets = {target.node.name: target for target in _targets(graph, context, size)}
         students, teachers = (at_batch(each, size) for each in (graph, context.teacher))
         changed: Alive = {}
         for done, (node, runs, guides) in enumerate(_side_by_side(students, teachers, chunks, set(targets))):
@@ -84,15 +83,21 @@ class Target(ABC):
     node: Node
     channel_dim: int
     kept: Tensor
+    stream: Stream | None  # where it makes up for dropped blocks
+    taught: Stream | None  # the same in the teacher
 
     @property
     def width(self) -> int:
         return self.node.outputs[0].shape[self.channel_dim]
 
-    def residual(self, alive: Alive, guide: Alive) -> Tensor:
-        """What the teacher's output has, on the kept channels, over ours."""
-        wanted = guide[self.node.name].index_select(self.channel_dim, self.kept)
-        return wanted.float() - alive[self.node.name].float()
+    def missing(self, alive: Alive, guide: Alive) -> Tensor:
+        """What the output lacks to be the teacher's on the kept channels, or for the stream behind it to be that."""
+        if self.stream and self.taught:
+            return self.stream.missing(alive, self._cut(self.taught.after(guide)))
+        return self._cut(guide[self.node.name]).float() - alive[self.node.name].float()
+
+    def _cut(self, tensor: Tensor) -> Tensor:
+        return tensor.index_select(self.channel_dim - len(self.node.outputs[0].shape), self.kept)
 
     @abstractmethod
     def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], damping: float) -> Alive:
@@ -112,36 +117,17 @@ class LayerTarget(Target):
     read: Tensor | None  # channels of it that are kept; None where the teacher has no such layer, as before a fold
 
     def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], damping: float) -> Alive:
-        check = self._equations(runs[-1:], guides[-1:])
-        fit = self._equations(runs[:-1], guides[:-1]) if len(runs) > 1 else check
-        choices = (damping,) if damping else DAMPINGS if len(runs) > 1 else DAMPINGS[-1:]
-        gains = {choice: check.gain(fit.solve(choice)) for choice in choices}
-        best = max(gains, key=gains.__getitem__)
-        if gains[best] <= 0:
-            return {}
-        found = (fit + check if len(runs) > 1 else fit).solve(best)
-        layer, weight, bias = self.layer, runs[0][self.layer.weight], self.layer.bias
-        added = found.mT  # [groups, outputs, columns]
-        matrix = layer.matrix(weight).double()
-        repaired = {layer.weight: layer.weight_of(matrix + added[..., : matrix.shape[-1]], weight)}
-        if bias:
-            repaired[bias] = (runs[0][bias] + added[..., -1].flatten()).to(runs[0][bias].dtype)
-        return repaired
+        return refitted(self.layer, runs[0], list(map(self._equations, runs, guides)), damping)
 
-    def _equations(self, runs: Sequence[Alive], guides: Sequence[Alive]) -> NormalEquations:
-        return reduce(add, map(self._of_run, runs, guides))
-
-    def _of_run(self, alive: Alive, guide: Alive) -> NormalEquations:
+    def _equations(self, alive: Alive, guide: Alive) -> NormalEquations:
         own = self._on(alive, guide)
-        if self.read is None:
+        if self.read is None or self.stream:
             return own
         taught = {**alive, self.layer.input.name: guide[self.source].index_select(self.channel_dim, self.read)}
         return own + self._on(taught | _again(self.node, taught), guide)
 
     def _on(self, alive: Alive, guide: Alive) -> NormalEquations:
-        rows = self.layer.rows(alive[self.layer.input.name].float())
-        residual = self.layer.output_rows(self.residual(alive, guide))
-        return NormalEquations.of(with_ones(rows) if self.layer.bias else rows, residual)
+        return NormalEquations.at(self.layer, alive[self.layer.input.name], self.missing(alive, guide))
 
 
 @dataclass(frozen=True)
@@ -157,8 +143,8 @@ class BatchNormTarget(Target):
         mean, var, gamma, beta = (_name(given[key]) for key in ("running_mean", "running_var", "weight", "bias"))
         fit = runs[:-1] or runs
         old, found = _moments([alive[self.node.inputs[0].name] for alive in fit])
-        kept = [guide[self.node.name].index_select(1, self.kept) for guide in guides[: len(fit)]]
-        center, spread = _moments(kept)
+        wanted = [alive[self.node.name] + self.missing(alive, guide) for alive, guide in zip(fit, guides, strict=False)]
+        center, spread = _moments(wanted)
         scale = runs[0][gamma].double() if gamma else torch.ones_like(old)
         shift = runs[0][beta].double() if beta else torch.zeros_like(old)
         deviation = found * scale.abs() / spread
@@ -175,7 +161,7 @@ class BatchNormTarget(Target):
 
     def _lowers_error(self, repaired: Alive, alive: Alive, guide: Alive) -> bool:
         after = {**alive, **_again(self.node, {**alive, **repaired})}
-        return float(self.residual(after, guide).square().sum()) < float(self.residual(alive, guide).square().sum())
+        return float(self.missing(after, guide).square().sum()) < float(self.missing(alive, guide).square().sum())
 
 
 def _moments(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -184,7 +170,7 @@ def _moments(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return entries.mean(1), entries.std(1)
 
 
-def _targets(graph: Graph, context: Context) -> list[Target]:
+def _targets(graph: Graph, context: Context, size: int | None = None) -> list[Target]:
     """What may need repair: layers with fewer inputs than in the teacher, and every batch norm if anything changed."""
     teacher, analysis = context.teacher, analyse(context.teacher)
     found, taught, known = layers(graph), layers(teacher), teacher.forward.producers
@@ -199,19 +185,30 @@ def _targets(graph: Graph, context: Context) -> list[Target]:
     changed = len(known) != len(graph.forward.producers) or any(
         narrowed(name, dim) for name, tensor in graph.state.items() for dim in range(tensor.dim())
     )
+    own, theirs = _streams(at_batch(graph, size), at_batch(teacher, size))
     targets: list[Target] = []
     for node in graph.forward.nodes:
         layer = found.get(node.name)
         if node.name not in known:
             continue
-        if layer and narrowed(layer.weight, layer.in_dim) and not is_factor(layer.weight):  # those fit best as they are
-            dim, output = layer.channel_dim, known[node.name].outputs[0]
+        ways, output = (own.get(node.name), theirs.get(node.name)), known[node.name].outputs[0]
+        cut = layer and (all(ways) or narrowed(layer.weight, layer.in_dim))
+        if layer and cut and not is_factor(layer.weight):  # those fit best as they are
+            dim = layer.channel_dim
             source = taught[node.name].input if node.name in taught else None
             read = kept(source, dim) if source else None
-            targets.append(LayerTarget(node, dim, kept(output, dim), layer, source.name if source else "", read))
+            targets.append(LayerTarget(node, dim, kept(output, dim), *ways, layer, source.name if source else "", read))
         elif node.kind == "batch_norm" and changed:
-            targets.append(BatchNormTarget(node, 1, kept(known[node.name].outputs[0], 1)))
+            targets.append(BatchNormTarget(node, 1, kept(output, 1), *ways))
     return targets
+
+
+def _streams(graph: Graph, teacher: Graph) -> tuple[dict[str, Stream], dict[str, Stream]]:
+    """The ways into the stream behind dropped blocks, in the graph and in its teacher."""
+    blocks = smallest_blocks(teacher)
+    dropped = {name for name, block in blocks.items() if block.exit not in graph.forward.producers}
+    near = behind(blocks, dropped)
+    return streams(graph.forward, near), streams(teacher.forward, near)
 
 
 def _side_by_side(

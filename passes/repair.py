@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -15,10 +17,11 @@ from torch import Tensor
 
 from chipfit.ir.axes import Axis
 from chipfit.passes.importance import column_owners
-from chipfit.passes.layers import Layer
+from chipfit.passes.layers import Layer, with_ones
 from chipfit.passes.members import OUTSIDE
 from chipfit.passes.statistics import Statistics, gram
 
+DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3)  # the fewer rows there are for each column, the more it takes
 DAMPING = 0.1  # good at about two rows for each column, where a smaller one fits noise (seen on SmolLM2's FFNs)
 
 
@@ -39,6 +42,12 @@ class NormalEquations:
     residual: float
 
     @staticmethod
+    def at(layer: Layer, given: Tensor, missing: Tensor) -> NormalEquations:
+        """Of what the layer reads and what its output lacks."""
+        rows = layer.rows(given.float())
+        return NormalEquations.of(with_ones(rows) if layer.bias else rows, layer.output_rows(missing))
+
+    @staticmethod
     def of(rows: Tensor, residual: Tensor) -> NormalEquations:
         """`rows` [groups, rows, columns] and what is missing there [groups, rows, outputs]."""
         return NormalEquations(gram(rows), (rows.mT @ residual).double(), float(residual.double().square().sum()))
@@ -54,6 +63,28 @@ class NormalEquations:
         """By how much the correction lowers |R|^2, as a fraction of it."""
         change = (found * (self.squares @ found - 2 * self.cross)).sum()
         return -float(change) / self.residual if self.residual else 0.0
+
+
+def refitted(
+    layer: Layer, alive: Mapping[str, Tensor], parts: Sequence[NormalEquations], damping: float = 0.0
+) -> dict[str, Tensor]:
+    """New values of the layer's parameters that lower the error of these equations, one for each part of the data.
+
+    The last part chooses the damping, unless one is given, and has a say whether there is a repair at all: none where
+    it would not lower the error there.
+    """
+    fit, check = reduce(add, parts[:-1] or parts), parts[-1]
+    choices = (damping,) if damping else DAMPINGS if len(parts) > 1 else DAMPINGS[-1:]
+    gains = {choice: check.gain(fit.solve(choice)) for choice in choices}
+    best = max(gains, key=gains.__getitem__)
+    if gains[best] <= 0:
+        return {}
+    added = reduce(add, parts).solve(best).mT  # [groups, outputs, columns]
+    matrix = layer.matrix(alive[layer.weight]).double()
+    repaired = {layer.weight: layer.weight_of(matrix + added[..., : matrix.shape[-1]], alive[layer.weight])}
+    if layer.bias:
+        repaired[layer.bias] = (alive[layer.bias] + added[..., -1].flatten()).to(alive[layer.bias].dtype)
+    return repaired
 
 
 def masked_repair(

@@ -48,6 +48,13 @@ def find_blocks(graph: Graph, entry: str = "forward") -> Mapping[str, Block]:
     return named(flow, [*find_layers(flow, branches), *branches])
 
 
+def smallest_blocks(graph: Graph) -> dict[str, Block]:
+    """Those that hold no others, by name and in order: a layer is dropped as its attention and its MLP."""
+    blocks = find_blocks(graph)
+    held = {other.nodes for other in blocks.values()}
+    return {name: block for name, block in blocks.items() if not any(nodes < block.nodes for nodes in held)}
+
+
 def find_branches(flow: Flow) -> Iterator[Span]:
     """Each `exit = skip + branch(skip)` whose branch has parameters. A projection beside the branch is no skip."""
     skips: dict[str, Value] = {}  # exit -> skip of the branches so far

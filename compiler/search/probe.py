@@ -38,6 +38,7 @@ class Probe:
 
     graph: Graph
     inputs: Inputs
+    taught: Probe | None = None  # whose answers count, if the graph isn't the whole one
 
     @staticmethod
     def on(graph: Graph, calibration: Sequence[Inputs]) -> Probe:
@@ -47,6 +48,10 @@ class Probe:
         if graph.batch is None:
             return Probe(graph, calibration[0])
         return Probe(rebatch(graph, size), inputs)
+
+    def at(self, changed: Graph) -> Probe:
+        """A probe on a changed graph, whose losses are still against the answers of this one's."""
+        return Probe(changed, self.inputs, self.taught or self)
 
     @property
     def entry(self) -> EntryPoint:
@@ -67,14 +72,14 @@ class Probe:
     @cached_property
     def answers(self) -> list[Tensor]:
         """What the unchanged graph's outputs are compared by: log-probabilities, or the outputs themselves."""
+        if self.taught:
+            return self.taught.answers
         return self._answers(self.graph, self.reference)
 
     def loss(self, changed: Graph) -> float:
-        """How far the changed graph's outputs are from this graph's: KL divergence in nats a row, or relative error."""
-        dirty = self._behind(changed)
-        given = {name: value for name, value in self.reference.items() if name not in dirty}
+        """How far the changed graph's outputs are from the answers: KL divergence in nats a row, or relative error."""
         with autocast():
-            found = run(self._trunk(changed), *self.inputs, given=given)
+            found = run(self._trunk(changed), *self.inputs, given=self.unmoved(changed))
         pairs = zip(self._answers(changed, found), self.answers, strict=True)
         compare = log_divergence if self.head else relative_error
         return sum(float(compare(ours, wanted)) for ours, wanted in pairs) / len(self.answers)
@@ -95,6 +100,11 @@ class Probe:
         with autocast():
             logits = functional.linear(chosen, graph.state[self.head.weight], bias)
         return [functional.log_softmax(logits.float(), -1)]
+
+    def unmoved(self, changed: Graph) -> dict[str, Tensor]:
+        """What of the reference the changed graph gives too."""
+        dirty = self._behind(changed)
+        return {name: value for name, value in self.reference.items() if name not in dirty}
 
     def _behind(self, changed: Graph) -> set[str]:
         """Names of the values that may differ in the changed graph."""

@@ -1,6 +1,7 @@
 """Sensitivity: what each width of an axis and each dropped block costs in quality, measured on calibration data.
 
-A candidate is the graph with some of its weights masked and its readers repaired, or with one branch dropped. Only the
+A candidate is the graph with some of its weights masked and their readers repaired, or with one branch dropped and the
+blocks behind it repaired. Only the
 part of the graph behind the change is run again; everything before it is taken from one run of the whole. No chip has a
 say in what is measured: each takes the widths that suit it from the same curves.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from chipfit.ir.apply import mask
 from chipfit.ir.axes import Axis, analyse
-from chipfit.ir.blocks import Block, find_blocks
+from chipfit.ir.blocks import Block, smallest_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs, Progress, silent
@@ -27,9 +28,11 @@ from chipfit.passes.importance import is_rank, rank, readers
 from chipfit.passes.layers import Layer
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
+from chipfit.passes.streams import behind
 from chipfit.passes.surgeon import order, readings
 from chipfit.search.curves import Curve, Curves, measured_widths
 from chipfit.search.probe import Probe, calibration_size, operations
+from chipfit.search.refit import refits
 from chipfit.stages import write_json
 
 REPAIRED = 16  # readers of an axis, at most, that are repaired to measure it
@@ -37,6 +40,7 @@ REMEMBERED = 2**30  # bytes of repaired weights that are kept for the next confi
 SAVE_EVERY = 8  # candidates between checkpoints
 LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
 STATISTICS = 32  # examples for scores and repair, which look at every token or pixel
+FITTED = 32  # the same for blocks behind dropped ones, on which that many are held at every border of blocks
 
 
 def candidates(graph: Graph) -> tuple[dict[str, Axis], dict[str, Block]]:
@@ -45,16 +49,7 @@ def candidates(graph: Graph) -> tuple[dict[str, Axis], dict[str, Block]]:
     whole = operations(graph, Configuration())
     narrowest = {axis.name: tuple(range(measured_widths(axis.size)[-1])) for axis in exact.values()}
     left = {name: operations(graph, Configuration({name: kept})) / whole for name, kept in narrowest.items()}
-    blocks = find_blocks(graph)
-    return (
-        {name: axis for name, axis in exact.items() if 1 - left[name] >= LEAST_SAVING},
-        {name: block for name, block in blocks.items() if not _divided(block, blocks.values())},
-    )
-
-
-def _divided(block: Block, blocks: Iterable[Block]) -> bool:
-    """Whether smaller blocks drop parts of this one: a layer is dropped as its attention and its MLP."""
-    return any(other.nodes < block.nodes for other in blocks)
+    return {name: axis for name, axis in exact.items() if 1 - left[name] >= LEAST_SAVING}, smallest_blocks(graph)
 
 
 @dataclass(frozen=True)
@@ -92,14 +87,43 @@ class Survey:
         return Curves(curves, dict.fromkeys(blocks, 0.0))
 
     def loss(self, configuration: Configuration) -> float:
-        """How far the outputs move with all of this removed and its readers repaired.
+        """How far the outputs move with all of this removed and what is left repaired.
 
         A layer that reads several axes is repaired for the first of them.
         """
         repaired: dict[str, Tensor] = {}
         for name, kept in configuration.widths.items():
             repaired = self._remembered(self._axes[name], kept) | repaired
-        return self._probe.loss(mask(self._probe.graph.with_state(repaired), configuration))
+        return self._probe.loss(self._masked(self._probe, configuration, self._refitted(configuration, repaired)))
+
+    def losses_beside(self, dropped: frozenset[str], progress: Progress = silent) -> dict[str, float]:
+        """Of each block what dropping it costs if just the others of `dropped` are gone too.
+
+        The blocks behind all of these are refitted once, for each block only those that it is for.
+        """
+        together = Configuration({}, dropped)
+        base = self._refitted(together, {})
+        fitting, probe = (one.at(self._masked(one, together, base)) for one in (self._fitting, self._probe))
+        whole, losses = probe.loss(probe.graph), dict[str, float]()
+        for name, block in self._blocks.items():
+            progress("measuring blocks in context", len(losses) / len(self._blocks))
+            other = Configuration({}, dropped ^ {name})
+            left = {key: one for key, one in self._blocks.items() if key == name or key not in dropped}
+            near = [*([block] if name in dropped else []), *behind(left, {name})] if self.repair else []
+            state = base | refits(fitting, self._masked(self._fitting, other, base), near)
+            loss = probe.loss(self._masked(self._probe, other, state))
+            losses[name] = max(0.0, whole - loss if name in dropped else loss - whole)
+        return losses
+
+    def _refitted(self, configuration: Configuration, repaired: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The repaired parameters with those by which blocks make up for the dropped ones before them."""
+        near = behind(self._blocks, configuration.dropped) if self.repair else []
+        found = refits(self._fitting, self._masked(self._fitting, configuration, repaired), near) if near else {}
+        return {**repaired, **found}
+
+    def _masked(self, probe: Probe, configuration: Configuration, repaired: Mapping[str, Tensor]) -> Graph:
+        """Of the whole graph at a probe's batch."""
+        return mask((probe.taught or probe).graph.with_state(repaired), configuration)
 
     def _remembered(self, axis: Axis, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """The repaired readers of an axis; configurations have many of them in common."""
@@ -116,7 +140,7 @@ class Survey:
         if isinstance(candidate, Axis):
             found = replace(found, axes={**found.axes, candidate.name: self._curve(candidate)})
         else:
-            loss = self._probe.loss(self._without(candidate.name))
+            loss = self.loss(Configuration({}, frozenset({candidate.name})))
             found = replace(found, drops={**found.drops, candidate.name: loss})
         return replace(found, seconds=time.perf_counter() - began)
 
@@ -147,9 +171,6 @@ class Survey:
         found = readers(self._statistics, axis) if self.repair else []
         return found if len(found) <= REPAIRED else []
 
-    def _without(self, block: str) -> Graph:
-        return mask(self._probe.graph, Configuration({}, frozenset({block})))
-
     @cached_property
     def _repairs(self) -> dict[tuple[str, tuple[int, ...]], dict[str, Tensor]]:
         return {}
@@ -165,8 +186,18 @@ class Survey:
         return self._offered[0]
 
     @cached_property
+    def _blocks(self) -> dict[str, Block]:
+        return smallest_blocks(self.graph)
+
+    @cached_property
     def _probe(self) -> Probe:
         return Probe.on(self.graph, self.examples[: calibration_size(self.graph)])
+
+    @cached_property
+    def _fitting(self) -> Probe:
+        """On examples that losses aren't measured on, where there are some: a fit is always good at its own."""
+        measured = len(self._probe.inputs[0])
+        return Probe.on(self.graph, self.examples[measured : measured + FITTED] or self.examples)
 
     @cached_property
     def _statistics(self) -> Statistics:

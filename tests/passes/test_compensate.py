@@ -13,7 +13,7 @@ from zoo import ZOO, at_batch, image, outputs_of
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.ir.axes import analyse
-from chipfit.ir.blocks import find_blocks
+from chipfit.ir.blocks import Block, smallest_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
@@ -24,6 +24,7 @@ from chipfit.passes.layers import layers
 from chipfit.passes.pipeline import Pipeline, parse
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
+from chipfit.passes.streams import behind, streams
 
 EXAMPLES = 40
 
@@ -97,17 +98,61 @@ def test_folded_graphs_are_repaired_too() -> None:
     assert distance(after.graph, graph, unseen) < 0.9 * distance(before.graph, graph, unseen)
 
 
-def test_dropped_blocks_recalibrate_batch_norms() -> None:
+def test_dropped_blocks_recalibrate_batch_norms_and_refit_the_next_blocks() -> None:
     graph, calibration = imported("resnet")
-    block = next(name for name, found in find_blocks(graph).items() if found.kind != "layer")
-    context = Context(graph, Configuration(dropped=frozenset({block})), calibration[:30])
+    blocks = smallest_blocks(graph)
+    first, *_ = blocks
+    context = Context(graph, Configuration(dropped=frozenset({first})), calibration[:30])
     before = parse("drop-blocks").run(graph, context).graph
     after = parse("drop-blocks,compensate").run(graph, context).graph
     changed = {name for name in after.state if after.state[name] is not before.state[name]}
-    assert changed
-    assert all("running_" in name for name in changed)
+    ends = [way for way in streams(after.forward, behind(blocks, {first})) if way in layers(after)]
+    weights = {layers(after)[name].weight for name in ends}
+    assert any("running_" in name for name in changed)
+    assert {name for name in changed if "running_" not in name} == weights
     unseen = joined(calibration[30:])
     assert distance(after, graph, unseen) < distance(before, graph, unseen)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
+def test_the_next_blocks_make_up_for_a_dropped_one(name: str) -> None:
+    graph, calibration = imported(name)
+    first, *_ = smallest_blocks(graph)
+    context = Context(graph, Configuration(dropped=frozenset({first})), calibration[:30])
+    before, after = (parse(spec).run(graph, context).graph for spec in ("drop-blocks", "drop-blocks,compensate"))
+    unseen = joined(calibration[30:])
+    assert distance(after, graph, unseen) < 0.95 * distance(before, graph, unseen)
+
+
+class Sums(nn.Module):
+    """Residual blocks that are linear, so that one can do the work of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_a_linear_block_is_made_up_for_exactly() -> None:
+    torch.manual_seed(0)
+    graph = import_model(Sums(), (torch.randn(2, 6),))
+    calibration = [(row,) for row in torch.randn(60, 6).split(1)]
+    context = Context(graph, Configuration(dropped=frozenset({"blocks.1"})), calibration)
+    after = parse("drop-blocks,compensate{damping=1e-9,samples=60}").run(graph, context).graph
+    assert "blocks.1.weight" not in after.state
+    assert distance(after, graph, joined(calibration)) < 1e-8
+
+
+def test_two_blocks_behind_each_dropped_one_are_near() -> None:
+    blocks = {name: Block(name, "mlp", "", "", frozenset(), 0) for name in "abcdefg"}
+    assert [block.name for block in behind(blocks, {"b", "c"})] == ["d", "e"]
+    assert [block.name for block in behind(blocks, {"a", "c", "g"})] == ["b", "d", "e"]
+    assert behind(blocks, set()) == []
 
 
 @pytest.mark.usefixtures("single_precision")

@@ -16,9 +16,18 @@ pytestmark = pytest.mark.usefixtures("single_precision")
 
 
 def llama():
-    generator = torch.Generator().manual_seed(3)
-    rows = torch.randint(0, zoo.VOCABULARY, (12, 1, zoo.TOKENS), generator=generator)
-    return zoo.imported("llama"), [(row,) for row in rows]
+    return sampled("llama", 12)
+
+
+def sampled(network, count=40):
+    graph, generator = zoo.imported(network), torch.Generator().manual_seed(3)
+    (value,) = graph.forward.inputs
+    shape = (count, 1, *value.shape[1:])
+    if value.type.dtype.is_floating_point:
+        rows = torch.randn(shape, generator=generator)
+    else:
+        rows = torch.randint(0, zoo.VOCABULARY, shape, generator=generator)
+    return graph, [(row,) for row in rows]
 
 
 def test_widths_are_whole_vectors_where_there_are_several():
@@ -89,6 +98,28 @@ def test_repair_lowers_the_losses():
     plain, repaired = (Survey(graph, examples, drop=False, repair=repair).measure() for repair in (False, True))
     totals = [sum(sum(curve.losses.values()) for curve in one.axes.values()) for one in (plain, repaired)]
     assert totals[1] < totals[0]
+
+
+@pytest.mark.parametrize("network", ["llama", "resnet"])
+def test_blocks_behind_a_dropped_one_make_up_for_some_of_its_loss(network):
+    graph, examples = sampled(network)
+    plain, repaired = (Survey(graph, examples, narrow=False, repair=repair).measure().drops for repair in (False, True))
+    assert sum(repaired.values()) < sum(plain.values())
+
+
+def test_losses_beside_dropped_blocks_are_those_of_the_whole():
+    """Without repair exactly; with it the blocks are refitted once for all, so that little differs."""
+    graph, examples = sampled("llama")
+    blocks = list(candidates(graph)[1])
+    dropped = frozenset(blocks[:2])
+    for repair, accuracy in ((False, 1e-4), (True, 0.2)):
+        survey = Survey(graph, examples, repair=repair)
+        found, whole = survey.losses_beside(dropped), survey.loss(Configuration({}, dropped))
+        assert set(found) == set(blocks)
+        for block in blocks:
+            other = survey.loss(Configuration({}, dropped ^ {block}))
+            expected = max(0.0, whole - other if block in dropped else other - whole)
+            assert found[block] == pytest.approx(expected, abs=accuracy * whole)
 
 
 def test_only_what_the_passes_can_do_is_measured():

@@ -50,9 +50,10 @@ def examples(graph):
 @cache
 def task(network, surveyed=True, drop=True, seed=0):
     graph = zoo.imported(network)
-    curves = Survey(graph, examples(graph)).measure() if surveyed else Curves({}, {})
+    survey = Survey(graph, examples(graph)) if surveyed else None
+    curves = survey.measure() if survey else Curves({}, {})
     landscape = Landscape(folded(graph), curves.offered(LANES), get_target("cortex-a76").cost_model)
-    return Task(graph, examples(graph), landscape, LANES, drop=drop, seed=seed)
+    return Task(graph, examples(graph), landscape, LANES, drop=drop, seed=seed, survey=survey)
 
 
 def limited(given, share):
@@ -190,25 +191,25 @@ def test_knapsack_measures_dropped_blocks_together():
     added = solve_within(landscape, limits, landscape.problem.drops)
     assert len(added.dropped) > 1
     found = given.propose(limits)
-    together = given.task.loss(Configuration({}, added.dropped))
+    together = given.task.survey.loss(Configuration({}, added.dropped))
     assert together != pytest.approx(sum(landscape.problem.drops[block] for block in added.dropped), rel=1e-3)
     assert found.loss <= landscape.problem.loss(added.levels, frozenset()) + together
 
 
 def test_knapsack_measures_blocks_in_context_once_for_limits_nearby(monkeypatch):
-    measured, loss = [], Task.loss
+    asked, losses_beside = [], Survey.losses_beside
     monkeypatch.setattr(
-        Task, "loss", lambda task, configuration: measured.append(configuration) or loss(task, configuration)
+        Survey, "losses_beside", lambda survey, dropped, *rest: asked.append(dropped) or losses_beside(survey, dropped)
     )
     given = strategy("knapsack", "llama")
     given.propose(limited(given.task, 0.5))
-    once, near = len(measured), limited(given.task, 0.47)
-    assert once > len(given.task.layers)
+    once, near = len(asked), limited(given.task, 0.47)
+    assert 1 <= once <= knapsack.CONTEXTS
     found = given.propose(near)
     assert given.task.fits(found.configuration, near)
-    assert len(measured) <= once + knapsack.CONTEXTS + 1
+    assert len(asked) == once
     given.propose(limited(given.task, 0.4))
-    assert len(measured) > once + knapsack.CONTEXTS + 1
+    assert len(asked) > once
 
 
 @pytest.mark.parametrize("network", ["llama", "resnet"])
@@ -216,8 +217,8 @@ def test_knapsack_measures_blocks_in_context_once_for_limits_nearby(monkeypatch)
 def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network, trusted, monkeypatch):
     monkeypatch.setattr(knapsack, "TRUSTED", trusted)
     plain = strategy("knapsack", network)
-    survey = Survey(plain.task.teacher, plain.task.examples)
-    first, second = (type(plain)(replace(plain.task, tries=6, survey=survey)) for _ in range(2))
+    survey = plain.task.survey
+    first, second = (type(plain)(replace(plain.task, tries=6)) for _ in range(2))
     limits = limited(plain.task, 0.6)
     found = first.propose(limits)
     assert found == second.propose(limits)

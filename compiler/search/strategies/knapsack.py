@@ -73,9 +73,9 @@ class Knapsack(Strategy):
             solution = solve_within(self.task.landscape, limits, contexts[-1])
             proposals.append(self._judged(solution))
             seen = [one.configuration.dropped for one in proposals[:-1]]
-            if len(solution.dropped) < 2 or solution.dropped in seen:
+            if len(solution.dropped) < 2 or solution.dropped in seen or not self.task.survey:
                 break
-            contexts.append(self._in_context(solution.dropped))
+            contexts.append(self.task.survey.losses_beside(solution.dropped, self.task.progress))
         self._contexts.append((limits, contexts))
         return proposals, contexts[-1]
 
@@ -89,21 +89,13 @@ class Knapsack(Strategy):
         narrowed = landscape.problem.loss(solution.levels, frozenset())
         return Proposal(landscape.configuration(solution), narrowed + self._joint(solution.dropped), solution.gap)
 
-    def _in_context(self, dropped: frozenset[str]) -> dict[str, float]:
-        """Of each block what dropping it costs if just the others of `dropped` are gone too."""
-        losses = dict[str, float]()
-        blocks = self.task.landscape.problem.drops
-        for block in blocks:
-            self.task.progress("measuring blocks in context", len(losses) / len(blocks))
-            losses[block] = max(0.0, self._joint(dropped | {block}) - self._joint(dropped - {block}))
-        return losses
-
     def _joint(self, dropped: frozenset[str]) -> float:
         """The loss of these blocks together."""
-        if len(dropped) < 2:
+        survey = self.task.survey
+        if len(dropped) < 2 or not survey:
             return sum(self.task.landscape.problem.drops[block] for block in dropped)
         if dropped not in self._measured:
-            self._measured[dropped] = self.task.loss(Configuration({}, dropped))
+            self._measured[dropped] = survey.loss(Configuration({}, dropped))
         return self._measured[dropped]
 
     @cached_property
