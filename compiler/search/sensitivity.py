@@ -39,8 +39,8 @@ REPAIRED = 16  # readers of an axis, at most, that are repaired to measure it
 REMEMBERED = 2**30  # bytes of repaired weights that are kept for the next configuration
 SAVE_EVERY = 8  # candidates between checkpoints
 LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
-STATISTICS = 32  # examples for scores and repair, which look at every token or pixel
-FITTED = 32  # the same for blocks behind dropped ones, on which that many are held at every border of blocks
+STATISTICS = 64  # examples for scores and repair, which look at every token or pixel
+FITTED = 32  # the same for blocks behind dropped ones, held at every border of blocks
 
 
 def candidates(graph: Graph) -> tuple[dict[str, Axis], dict[str, Block]]:
@@ -195,13 +195,17 @@ class Survey:
 
     @cached_property
     def _fitting(self) -> Probe:
-        """On examples that losses aren't measured on, where there are some: a fit is always good at its own."""
-        measured = len(self._probe.inputs[0])
-        return Probe.on(self.graph, self.examples[measured : measured + FITTED] or self.examples)
+        """On as many examples as it takes to refit a layer."""
+        return Probe.on(self.graph, self._unmeasured[:FITTED])
+
+    @property
+    def _unmeasured(self) -> Sequence[Inputs]:
+        """Examples that losses aren't measured on, where there are some: a fit is always good at its own."""
+        return self.examples[calibration_size(self.graph) :] or self.examples
 
     @cached_property
     def _statistics(self) -> Statistics:
-        return Statistics(self.graph, self.examples[:STATISTICS])
+        return Statistics(self.graph, self._unmeasured[:STATISTICS])
 
     @cached_property
     def _grams(self) -> Mapping[str, Tensor]:
