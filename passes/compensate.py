@@ -20,6 +20,7 @@ from chipfit.ir.ops.signature import arguments
 from chipfit.passes.base import Context, Inputs, Pass, PassResult, PreconditionError, require_calibration
 from chipfit.passes.factorize import is_factor
 from chipfit.passes.layers import Layer, layers
+from chipfit.passes.padding import relevant_rows
 from chipfit.passes.precision import autocast
 from chipfit.passes.repair import NormalEquations, refitted
 from chipfit.passes.statistics import at_batch, chunked, trace
@@ -28,6 +29,7 @@ from chipfit.passes.streams import Stream, behind, streams
 PARTS = 5  # of the calibration data, of which the last judges
 
 Alive = dict[str, Tensor]  # the tensors of a run in progress
+Rows = Sequence[Tensor | None]  # of each part of the data, the rows that matter
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,11 @@ class Compensate(Pass):
         size, chunks = chunked(graph, context.calibration[: self.samples], PARTS)
         targets = {target.node.name: target for target in _targets(graph, context, size)}
         students, teachers = (at_batch(each, size) for each in (graph, context.teacher))
+        rows = [relevant_rows(teachers, inputs) for inputs in chunks]
         changed: Alive = {}
         for done, (node, runs, guides) in enumerate(_side_by_side(students, teachers, chunks, set(targets))):
             context.progress("repairing", done / len(targets))
-            repaired = targets[node.name].repair(runs, guides, self.damping)
+            repaired = targets[node.name].repair(runs, guides, rows, self.damping)
             for alive in runs:
                 alive.update(repaired)
                 alive.update(_again(node, alive))
@@ -100,7 +103,7 @@ class Target(ABC):
         return tensor.index_select(self.channel_dim - len(self.node.outputs[0].shape), self.kept)
 
     @abstractmethod
-    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], damping: float) -> Alive:
+    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], rows: Rows, damping: float) -> Alive:
         """New tensors of the node's parameters, none if they would not lower the error on the last run."""
 
 
@@ -116,18 +119,18 @@ class LayerTarget(Target):
     source: str  # what the layer reads in the teacher
     read: Tensor | None  # channels of it that are kept; None where the teacher has no such layer, as before a fold
 
-    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], damping: float) -> Alive:
-        return refitted(self.layer, runs[0], list(map(self._equations, runs, guides)), damping)
+    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], rows: Rows, damping: float) -> Alive:
+        return refitted(self.layer, runs[0], list(map(self._equations, runs, guides, rows)), damping)
 
-    def _equations(self, alive: Alive, guide: Alive) -> NormalEquations:
-        own = self._on(alive, guide)
+    def _equations(self, alive: Alive, guide: Alive, rows: Tensor | None) -> NormalEquations:
+        own = self._on(alive, guide, rows)
         if self.read is None or self.stream:
             return own
         taught = {**alive, self.layer.input.name: guide[self.source].index_select(self.channel_dim, self.read)}
-        return own + self._on(taught | _again(self.node, taught), guide)
+        return own + self._on(taught | _again(self.node, taught), guide, rows)
 
-    def _on(self, alive: Alive, guide: Alive) -> NormalEquations:
-        return NormalEquations.at(self.layer, alive[self.layer.input.name], self.missing(alive, guide))
+    def _on(self, alive: Alive, guide: Alive, rows: Tensor | None) -> NormalEquations:
+        return NormalEquations.at(self.layer, alive[self.layer.input.name], self.missing(alive, guide), rows)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class BatchNormTarget(Target):
     inputs. Where they are not, or the calibration data are few, what is off in the teacher's cancels out.
     """
 
-    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], damping: float) -> Alive:
+    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], rows: Rows, damping: float) -> Alive:
         given = arguments(self.node)
         mean, var, gamma, beta = (_name(given[key]) for key in ("running_mean", "running_var", "weight", "bias"))
         fit = runs[:-1] or runs

@@ -18,6 +18,7 @@ from torch import Tensor
 from chipfit.ir.axes import Axis
 from chipfit.passes.importance import column_owners
 from chipfit.passes.layers import Layer, with_ones
+from chipfit.passes.matching import chosen
 from chipfit.passes.members import OUTSIDE
 from chipfit.passes.statistics import Statistics, gram
 
@@ -42,10 +43,10 @@ class NormalEquations:
     residual: float
 
     @staticmethod
-    def at(layer: Layer, given: Tensor, missing: Tensor) -> NormalEquations:
-        """Of what the layer reads and what its output lacks."""
-        rows = layer.rows(given.float())
-        return NormalEquations.of(with_ones(rows) if layer.bias else rows, layer.output_rows(missing))
+    def at(layer: Layer, given: Tensor, missing: Tensor, relevant: Tensor | None = None) -> NormalEquations:
+        """Of what the layer reads and what its output lacks, where that is relevant (see `padding.py`)."""
+        rows = layer.rows(chosen(given, relevant).float())
+        return NormalEquations.of(with_ones(rows) if layer.bias else rows, layer.output_rows(chosen(missing, relevant)))
 
     @staticmethod
     def of(rows: Tensor, residual: Tensor) -> NormalEquations:

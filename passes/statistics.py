@@ -15,6 +15,8 @@ from chipfit.ir.emit import emit, execute
 from chipfit.ir.graph import Graph, Node
 from chipfit.passes.base import Inputs
 from chipfit.passes.layers import Layer, layers, with_ones
+from chipfit.passes.matching import chosen
+from chipfit.passes.padding import relevant_rows
 from chipfit.passes.precision import autocast
 
 LOGIT_ROWS = 512  # at a time: a large vocabulary makes 100 MB of them
@@ -99,9 +101,10 @@ class Statistics:
         graph = at_batch(self.graph, size)
         last = max(wanted, key=list(self.layers).index, default=None)
         for inputs in chunks:
+            relevant = relevant_rows(graph, inputs)
             for node, alive in trace(graph, inputs):
                 if layer := wanted.get(node.name):
-                    yield layer, layer.rows(alive[layer.input.name].float())
+                    yield layer, layer.rows(chosen(alive[layer.input.name], relevant).float())
                 if node.name == last:
                     break
 

@@ -21,6 +21,7 @@ from chipfit.ir.shapes import what_if
 from chipfit.passes.base import Inputs
 from chipfit.passes.losses import log_divergence, relative_error
 from chipfit.passes.matching import Head, find_head
+from chipfit.passes.padding import relevant_rows
 from chipfit.passes.precision import autocast
 from chipfit.targets.cost import full_plan
 
@@ -68,6 +69,11 @@ class Probe:
         computed = set(self.entry.producers)
         with autocast():
             return run(self._trunk(self.graph), *self.inputs, keep=tuple(sorted(borders & computed)))
+
+    @cached_property
+    def relevant(self) -> Tensor | None:
+        """The positions of a batch of texts that are no padding; None: all."""
+        return self.taught.relevant if self.taught else relevant_rows(self.graph, self.inputs)
 
     @cached_property
     def answers(self) -> list[Tensor]:

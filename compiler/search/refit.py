@@ -34,8 +34,10 @@ def refits(probe: Probe, changed: Graph, near: Iterable[Block]) -> dict[str, Ten
             continue
         layer, state = held[name], {**changed.state, **found}
         alive = {**state, **_run(probe, changed.with_state(found), [layer.input.name, *_read(stream)], known)}
-        pairs = zip(_parts(alive[layer.input.name]), _parts(stream.missing(alive, wanted[stream.exit])), strict=True)
-        found |= refitted(layer, state, [NormalEquations.at(layer, *pair) for pair in pairs], DAMPING)
+        given, missing = alive[layer.input.name], stream.missing(alive, wanted[stream.exit])
+        rows = [None, None] if probe.relevant is None else _parts(probe.relevant)
+        parts = zip(_parts(given), _parts(missing), rows, strict=False)
+        found |= refitted(layer, state, [NormalEquations.at(layer, *part) for part in parts], DAMPING)
         alive |= found
         with autocast():
             alive |= execute(layer.node, alive)
