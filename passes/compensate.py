@@ -39,9 +39,13 @@ class Compensate(Pass):
     before: down(x') with the columns of the removed channels cut out of `down`
     after:  down(x') with `down` refitted so that it gives what the teacher's down(x) gives
 
-    Layers are refitted on the teacher's activations, batch norms on what all earlier repairs have shaped: they get the
-    moments that the teacher's have. The last part of the data chooses the damping, unless one is given, and whether a
-    repair is made at all: one that does not lower the error there is left out.
+    before: x' + down(h), x' without what a dropped block had added
+    after:  x' + down(h) with `down` refitted so that the sum is the teacher's, in the next two blocks
+
+    Layers are refitted on the teacher's activations (behind dropped blocks on the student's), batch norms on what all
+    earlier repairs have shaped: they get the moments that the teacher's have. The last part of the data chooses the
+    damping, unless one is given, and whether a repair is made at all: one that does not lower the error there is left
+    out.
     """
 
     name: ClassVar[str] = "compensate"

@@ -19,10 +19,12 @@ from chipfit.passes.matching import find_head, relevant
 
 def relevant_rows(graph: Graph, inputs: Inputs) -> Tensor | None:
     """Where in a batch of texts [batch, positions] the outputs depend on the residual stream; None: everywhere."""
+    if find_head(graph):
+        return None
     point = graph.forward
     exits = {block.exit for block in find_blocks(graph).values()}
     last = next((node.outputs[0] for node in reversed(point.nodes) if node.outputs[0].name in exits), None)
-    if last is None or len(last.shape) != 3 or find_head(graph):
+    if last is None or len(last.shape) != 3:
         return None
     whole = graph.with_entry(replace(point, outputs=(last,)))
     stream = run(whole, *inputs)[last.name].float().requires_grad_()

@@ -36,6 +36,18 @@ def seeded(build: Callable[[], nn.Module], *inputs: Tensor) -> Sample:
     return model, inputs
 
 
+def examples(graph: Graph, count: int) -> list[tuple[Tensor]]:
+    """Random ones, of batch 1, for a graph with one input."""
+    generator = torch.Generator().manual_seed(3)
+    (value,) = graph.forward.inputs
+    shape = (count, 1, *value.shape[1:])
+    if value.type.dtype.is_floating_point:
+        rows = torch.randn(shape, generator=generator)
+    else:
+        rows = torch.randint(0, VOCABULARY, shape, generator=generator)
+    return [(row,) for row in rows]
+
+
 def image(shape: tuple[int, ...] = IMAGE) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 

@@ -1,9 +1,8 @@
 """Sensitivity: what each width of an axis and each dropped block costs in quality, measured on calibration data.
 
 A candidate is the graph with some of its weights masked and their readers repaired, or with one branch dropped and the
-blocks behind it repaired. Only the
-part of the graph behind the change is run again; everything before it is taken from one run of the whole. No chip has a
-say in what is measured: each takes the widths that suit it from the same curves.
+blocks behind it repaired. Only the part of the graph behind the change is run again; everything before it is taken from
+one run of the whole. No chip has a say in what is measured: each takes the widths that suit it from the same curves.
 """
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ class Survey:
 
     def _masked(self, probe: Probe, configuration: Configuration, repaired: Mapping[str, Tensor]) -> Graph:
         """Of the whole graph at a probe's batch."""
-        return mask((probe.taught or probe).graph.with_state(repaired), configuration)
+        return mask(probe.graph.with_state(repaired), configuration)
 
     def _remembered(self, axis: Axis, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """The repaired readers of an axis; configurations have many of them in common."""
@@ -147,7 +146,9 @@ class Survey:
     def _curve(self, axis: Axis) -> Curve:
         indices, losses = self._order(axis), {axis.size: 0.0}
         for width in measured_widths(axis.size)[1:]:
-            losses[width] = self._probe.loss(self._narrowed(axis, tuple(sorted(indices[:width]))))
+            kept = tuple(sorted(indices[:width]))
+            narrowed = self._masked(self._probe, Configuration({axis.name: kept}), self._repaired(axis, kept))
+            losses[width] = self._probe.loss(narrowed)
         return Curve(indices, losses)
 
     def _order(self, axis: Axis) -> tuple[int, ...]:
@@ -155,10 +156,6 @@ class Survey:
         if self._repairable(axis) and not is_rank(axis):
             return order(axis.size, readings(self._statistics, axis, self._grams))
         return tuple(np.argsort(-rank(self._statistics, axis), kind="stable").tolist())
-
-    def _narrowed(self, axis: Axis, kept: tuple[int, ...]) -> Graph:
-        masked = mask(self._probe.graph, Configuration({axis.name: kept}))
-        return masked.with_state(self._repaired(axis, kept))
 
     def _repaired(self, axis: Axis, kept: tuple[int, ...]) -> dict[str, Tensor]:
         repaired: dict[str, Tensor] = {}

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 import zoo
 
 from chipfit.ir.apply import mask
@@ -20,14 +19,8 @@ def llama():
 
 
 def sampled(network, count=40):
-    graph, generator = zoo.imported(network), torch.Generator().manual_seed(3)
-    (value,) = graph.forward.inputs
-    shape = (count, 1, *value.shape[1:])
-    if value.type.dtype.is_floating_point:
-        rows = torch.randn(shape, generator=generator)
-    else:
-        rows = torch.randint(0, zoo.VOCABULARY, shape, generator=generator)
-    return graph, [(row,) for row in rows]
+    graph = zoo.imported(network)
+    return graph, zoo.examples(graph, count)
 
 
 def test_widths_are_whole_vectors_where_there_are_several():

@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-import torch
 import zoo
 
 from chipfit.errors import UserError
@@ -37,14 +36,7 @@ def short_evolution(monkeypatch):
 
 
 def examples(graph):
-    generator = torch.Generator().manual_seed(3)
-    (value,) = graph.forward.inputs
-    shape = (16, 1, *value.shape[1:])
-    if value.type.dtype.is_floating_point:
-        rows = torch.randn(shape, generator=generator)
-    else:
-        rows = torch.randint(0, zoo.VOCABULARY, shape, generator=generator)
-    return [(row,) for row in rows]
+    return zoo.examples(graph, 16)
 
 
 @cache
