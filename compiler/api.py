@@ -119,7 +119,7 @@ def _compile(
     tuning.check(chip)
     study, made_from = studied(load, data, pipeline, workplace(out, fresh), progress, seed)
     job = Job(study, calibrated(chip, progress), limits, approach, tuning, refine)
-    return finish(job, made_from, share, out)
+    return finish(job.corrected(), made_from, share, out)
 
 
 def search_source(

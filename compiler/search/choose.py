@@ -26,8 +26,6 @@ SLACK = 0.03  # a configuration this far under its latency limit wastes quality:
 MARGIN = 1.01  # above the least that is reachable, so that what the user is told survives rounding
 AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
 
-SURE = 2.0  # standard errors that a measurement is taken to be too short by
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -35,10 +33,6 @@ class Measured:
 
     ms: float
     error: float = 0.0
-
-    @property
-    def upper_ms(self) -> float:
-        return self.ms * (1 + SURE * self.error)
 
 
 Measure = Callable[[Configuration], Measured]
@@ -118,8 +112,7 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     goal = Goal.of(budget, baseline, cost, baseline["latency"] / cost.latency_ms if measure else safety(budget, cost))
     whole, ratio = cost.latency_ms, goal.scales["latency"] * AIM
     limit = budget.absolute(baseline).get("latency", math.inf)
-    fitting = list[tuple[bool, float, Choice]]()  # whether it may be above the limit after all, what it loses
-    attempts = list[Attempt]()
+    fitting, attempts = list[Choice](), list[Attempt]()
     for _ in range(ATTEMPTS):
         try:
             found = attempt(strategy, goal.limits)
@@ -132,18 +125,17 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
         aim = goal.limits["latency"]
         measured = measure(found.configuration)
         attempts.append(Attempt(aim, found.predicted_ms, measured.ms, measured.error, found.expected_loss))
-        chosen, unsure = replace(found, measured_ms=measured.ms), measured.upper_ms > limit
+        chosen = replace(found, measured_ms=measured.ms)
         if measured.ms <= limit:
-            fitting.append((unsure, found.expected_loss, chosen))
-            if not unsure and (measured.ms >= limit * (1 - SLACK) or found.expected_loss == 0):
+            fitting.append(chosen)
+            if measured.ms >= limit * (1 - SLACK) or found.expected_loss == 0:
                 return replace(chosen, attempts=tuple(attempts))
         slope = (baseline["latency"] - measured.ms) / (whole - aim) if aim < whole else ratio
-        above = measured.upper_ms - limit * AIM
-        below = aim - above / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
+        below = aim - (measured.ms - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
         goal = goal.at(max(below, aim / STEEPEST))  # one far measurement must not send it below zero
     if not fitting:
         raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
-    return replace(min(fitting, key=lambda found: found[:2])[2], attempts=tuple(attempts))
+    return replace(min(fitting, key=lambda found: found.expected_loss), attempts=tuple(attempts))
 
 
 def safety(budget: Budget, cost: Cost) -> float:

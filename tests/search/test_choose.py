@@ -56,9 +56,9 @@ def knapsack():
     return Knapsack(Task(None, (), Landscape(), 4))
 
 
-def measured(overhead, error=0.0):
-    """A chip on which every model takes `overhead` ms more than its channels say, as measured with some error."""
-    return lambda configuration: Measured(len(configuration.widths.get("a", range(16))) + overhead, error)
+def measured(overhead):
+    """A chip on which every model takes `overhead` ms more than its channels say."""
+    return lambda configuration: Measured(len(configuration.widths.get("a", range(16))) + overhead)
 
 
 def test_takes_the_widest_that_fits():
@@ -78,18 +78,6 @@ def test_repairs_what_the_model_got_wrong():
     assert found.measured_ms == 15.0
     assert [(one.predicted_ms, one.measured_ms) for one in found.attempts] == [(w, w + 7.0) for w in calls]
     assert found == Choice.from_json(json.loads(json.dumps(found.to_json())))
-
-
-def test_a_measurement_that_may_be_above_the_limit_after_all_is_not_enough():
-    """Twelve channels take 15.7 ms of the 16 that are allowed, give or take two percent."""
-    found = choose(knapsack(), parse_budget(["latency=80%"]), BASELINE, measured(3.7, error=0.02))
-    assert found.measured_ms == 11.7
-
-
-def test_nor_is_it_given_up_where_there_is_nothing_shorter():
-    """Four channels take 7.9 ms of 8."""
-    found = choose(knapsack(), parse_budget(["latency=40%"]), BASELINE, measured(3.9, error=0.02))
-    assert found.measured_ms == 7.9
 
 
 @pytest.mark.parametrize(

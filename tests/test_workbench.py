@@ -1,0 +1,80 @@
+"""How often graphs are timed beside the uncompressed model, with ratios that are made up."""
+
+import pytest
+
+from chipfit.codegen.runtime import LIBRARY
+from chipfit.job import Job
+from chipfit.measure import Timing
+from chipfit.passes.base import silent
+from chipfit.search.budget import parse_budget
+from chipfit.search.choose import Choice
+from chipfit.stages import Done, Stages
+from chipfit.targets.registry import get_target
+from chipfit.workbench import COMPARISONS, DRIFT, Pair, Workbench, pooled
+
+
+class Bench(Workbench):
+    """Libraries whose code is their graph's name, and which take what they are said to."""
+
+    def library(self, graph):
+        folder = self.study.stages.root / graph
+        (folder / "library").mkdir(parents=True, exist_ok=True)
+        (folder / "library" / LIBRARY).write_text(graph.partition("'")[0])
+        return Done("library", graph, folder)
+
+    def _timed(self, libraries, seconds):
+        self.study.taken.append(libraries["result"][1])
+        ratio = self.study.ratios[len(self.study.taken) - 1]
+        return {"baseline": Timing((10.0,) * 16), "result": Timing((10.0 * ratio,) * 16)}
+
+
+class Ratios:
+    teacher, progress = "whole", staticmethod(silent)
+
+    def __init__(self, root, *ratios):
+        self.stages, self.ratios, self.taken = Stages(root), ratios, []
+
+
+def bench(root, *ratios):
+    return Bench(Ratios(root, *ratios), None)
+
+
+def test_what_is_far_from_the_limit_is_timed_once(tmp_path):
+    found = bench(tmp_path, 0.45)
+    assert found.compared("half", 0.5) == Pair(10.0, 4.5, 0.45, DRIFT)
+    assert found.study.taken == ["half"]
+
+
+def test_what_is_near_the_limit_is_timed_again(tmp_path):
+    """At 0.49 the first may be above the limit, the first two together are not."""
+    found = bench(tmp_path, 0.49, 0.47, 0.47)
+    assert found.compared("half", 0.5).ratio == pytest.approx(0.48)
+
+
+def test_and_without_an_end_a_result_is_what_its_comparisons_say_together(tmp_path):
+    found = bench(tmp_path, 0.499, 0.500, 0.501, 0.504)
+    before = found.compared("half", 0.5)
+    assert len(found.study.taken) == COMPARISONS - 1
+    after = found.compared("half'", None)  # other weights, the same code: one more
+    assert (before.ratio, after.ratio) == (pytest.approx(0.500), pytest.approx(0.501))
+    assert found.study.taken == ["half"] * (COMPARISONS - 1) + ["half'"]
+    assert found.compared("half'") == after
+    assert len(found.study.taken) == COMPARISONS
+
+
+def test_errors_of_comparisons_fall_together():
+    one = Pair(10.0, 5.0, 0.5, 0.01)
+    assert pooled([one]).error == pytest.approx((0.01**2 + DRIFT**2) ** 0.5)
+    assert pooled([one] * 4).error == pytest.approx(pooled([one]).error / 2)
+
+
+@pytest.mark.parametrize(("ratio", "excess"), [(0.499, 1.0), (0.51, 0.51 / 0.49)])
+def test_a_result_that_is_slower_than_its_choice_was_is_chosen_anew(tmp_path, ratio, excess):
+    job = Job(Ratios(tmp_path), get_target("host"), parse_budget(["latency=50%"]), None)
+    job.__dict__.update(
+        baseline_ms=10.0,
+        baseline={"latency": 10.0},
+        choice=Choice(None, 4.8, 4.9, None, 0.1),
+        measured=Pair(10.0, 10 * ratio, ratio, 0.001),
+    )
+    assert job.corrected().excess == pytest.approx(excess)
