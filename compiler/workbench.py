@@ -19,7 +19,7 @@ from chipfit.ir import store
 from chipfit.ir.apply import rebatch
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
-from chipfit.measure import Timing, copies_of, over_copies, paired_error, paired_ratio
+from chipfit.measure import CALM, Timing, calm, copies_of, over_copies, paired_error, paired_ratio
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.stages import Done, Stages, sha256, write_json
 from chipfit.study import Study
@@ -28,6 +28,7 @@ from chipfit.tune import AS_RANKED, Tuning
 
 SECONDS = 5.0  # for one interleaved comparison of two libraries
 COMPARISONS = 4  # of the same code, for a ratio to rely on
+ENOUGH = 2 * COMPARISONS  # where the machine is never calm
 # By how much the ratio of the same code moves between comparisons, relative, which errors inside one don't show: two of
 # MiniLM's, minutes apart, differed by 1.9% in the quadratic mean of eight pairs, of which 0.6% were as told.
 DRIFT = 0.013
@@ -46,10 +47,6 @@ class Pair:
     ratio: float
     error: float
 
-    def is_sure(self, limit: float) -> bool:
-        """Whether the ratio is on one side of `limit`, whatever it is off by."""
-        return abs(self.ratio - limit) > SURE * self.error * self.ratio
-
 
 def pooled(pairs: Sequence[Pair]) -> Pair:
     """What comparisons of the same code say together: their means."""
@@ -60,6 +57,14 @@ def pooled(pairs: Sequence[Pair]) -> Pair:
         ratio=fmean(one.ratio for one in pairs),
         error=math.hypot(DRIFT * math.sqrt(count), *(one.error for one in pairs)) / count,
     )
+
+
+def is_known(pairs: Sequence[Pair], limit: float) -> bool:
+    """Whether comparisons of the same code tell on which side of `limit` its ratio is, as well as a choice asks for."""
+    if len(pairs) in (0, COMPARISONS - 1):
+        return bool(pairs)
+    found = pooled(pairs)
+    return abs(found.ratio - limit) > SURE * found.error * found.ratio
 
 
 @dataclass(frozen=True)
@@ -101,15 +106,15 @@ class Workbench:
 
         def make(folder: Path) -> None:
             times = self._timed({"baseline": (library, graph)}, SECONDS)
-            write_json(folder / "result.json", times["baseline"].median_ms)
+            write_json(folder / "result.json", calm(times, "baseline")["baseline"].median_ms)
 
         return float(self.stages.run("baseline", {"library": library.key}, make).json())
 
     def compared(self, graph: Graph, limit: float | None = None) -> Pair:
-        """The graph's library timed beside the uncompressed model's, COMPARISONS times.
+        """The graph's library timed beside the uncompressed model's, COMPARISONS times while the machine was calm.
 
         With a `limit` to the ratio once less, and only until it is sure on which side of it the ratio is. Graphs of the
-        same code share their comparisons: weights change no time.
+        same code share their comparisons: weights change no time. After ENOUGH the calmest count, whatever they are.
         """
         teacher = self.study.teacher
         libraries = {"baseline": (self.library(teacher), teacher), "result": (self.library(graph), graph)}
@@ -117,17 +122,19 @@ class Workbench:
 
         def make(folder: Path) -> None:
             self.study.progress("measuring beside the uncompressed model", 0.0)
-            times = self._timed(libraries, SECONDS)
+            times = calm(self._timed(libraries, SECONDS), "baseline")
             medians = times["baseline"].median_ms, times["result"].median_ms
             told = (tell(times, "result", "baseline") for tell in (paired_ratio, paired_error))
             write_json(folder / "result.json", asdict(Pair(*medians, *told)))
 
-        pairs = list[Pair]()
-        while len(pairs) < COMPARISONS - (limit is not None):
+        alone, pairs = self.alone_ms(teacher), list[Pair]()
+        while len(pairs) < ENOUGH:
             pairs.append(Pair(**self.stages.run("compare", {**codes, "index": len(pairs)}, make).json()))
-            if limit is not None and pooled(pairs).is_sure(limit):
-                break
-        return pooled(pairs)
+            least = min(alone, *(one.baseline_ms for one in pairs))
+            counted = [one for one in pairs if one.baseline_ms <= CALM * least]
+            if len(counted) >= COMPARISONS or (limit is not None and is_known(counted, limit)):
+                return pooled(counted)
+        return pooled(sorted(pairs, key=lambda one: one.baseline_ms)[:COMPARISONS])
 
     def peak_bytes(self, graph: Graph) -> int:
         """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""

@@ -10,6 +10,7 @@ from chipfit.measure import (
     COPIES,
     HELD,
     Timing,
+    calm,
     copies_of,
     interleave,
     machine_state,
@@ -72,6 +73,19 @@ def test_a_paired_ratio_cancels_load_that_both_felt() -> None:
     assert paired_ratio(timings, "a", "b") == 0.5
     assert timings["a"].best_ms == 1.0
     assert timings["a"].median_ms == 2.0
+
+
+def test_rounds_in_which_something_slowed_the_machine_down_do_not_count() -> None:
+    """It makes both take 5 ms more, for most of the time."""
+    slow = [0.0] * 10 + [5.0] * 30
+    timings = {"a": Timing(tuple(5 + more for more in slow)), "b": Timing(tuple(10 + more for more in slow))}
+    assert paired_ratio(timings, "a", "b") == pytest.approx(2 / 3)
+    assert paired_ratio(calm(timings, "b"), "a", "b") == 0.5
+
+
+def test_three_rounds_count_whatever_they_take() -> None:
+    timings = {"a": Timing((3.0, 1.0, 7.0, 2.0)), "b": Timing((30.0, 10.0, 70.0, 20.0))}
+    assert calm(timings, "b") == {"a": Timing((3.0, 1.0, 2.0)), "b": Timing((30.0, 10.0, 20.0))}
 
 
 def test_the_error_is_that_of_rounds_taken_together() -> None:

@@ -10,7 +10,7 @@ from chipfit.search.budget import parse_budget
 from chipfit.search.choose import Choice
 from chipfit.stages import Done, Stages
 from chipfit.targets.registry import get_target
-from chipfit.workbench import COMPARISONS, DRIFT, Pair, Workbench, pooled
+from chipfit.workbench import COMPARISONS, DRIFT, ENOUGH, Pair, Workbench, pooled
 
 
 class Bench(Workbench):
@@ -23,16 +23,26 @@ class Bench(Workbench):
         return Done("library", graph, folder)
 
     def _timed(self, libraries, seconds):
+        if "result" not in libraries:
+            return {"baseline": Timing((10.0,) * 16)}
         self.study.taken.append(libraries["result"][1])
-        ratio = self.study.ratios[len(self.study.taken) - 1]
-        return {"baseline": Timing((10.0,) * 16), "result": Timing((10.0 * ratio,) * 16)}
+        ratio, slower = self.study.ratios[len(self.study.taken) - 1], self.study.slower
+        return {"baseline": Timing((10.0 + slower,) * 16), "result": Timing((10.0 * ratio + slower,) * 16)}
 
 
 class Ratios:
-    teacher, progress = "whole", staticmethod(silent)
+    teacher, progress, slower = "whole", staticmethod(silent), 0.0
 
     def __init__(self, root, *ratios):
         self.stages, self.ratios, self.taken = Stages(root), ratios, []
+
+
+class Disturbed(Ratios):
+    """For its first two comparisons something makes every call take 4 ms more."""
+
+    @property
+    def slower(self):
+        return 4.0 if len(self.taken) <= 2 else 0.0
 
 
 def bench(root, *ratios):
@@ -60,6 +70,19 @@ def test_and_without_an_end_a_result_is_what_its_comparisons_say_together(tmp_pa
     assert found.study.taken == ["half"] * (COMPARISONS - 1) + ["half'"]
     assert found.compared("half'") == after
     assert len(found.study.taken) == COMPARISONS
+
+
+def test_what_is_timed_while_the_machine_is_disturbed_does_not_count(tmp_path):
+    found = Bench(Disturbed(tmp_path, *[0.45] * ENOUGH), None)
+    assert found.compared("half", 0.5).ratio == pytest.approx(0.45)
+    assert len(found.study.taken) == 3
+
+
+def test_unless_it_is_never_calm(tmp_path):
+    study = Ratios(tmp_path, *[0.5] * ENOUGH)
+    study.slower = 4.0
+    assert Bench(study, None).compared("half", 0.5).ratio == pytest.approx(9 / 14)
+    assert len(study.taken) == ENOUGH
 
 
 def test_errors_of_comparisons_fall_together():
