@@ -59,6 +59,12 @@ def pooled(pairs: Sequence[Pair]) -> Pair:
     )
 
 
+def calmest(pairs: Sequence[Pair], least: float = math.inf) -> list[Pair]:
+    """Those in which the baseline took at most CALM times the least, of all pairs if not less was known."""
+    least = min(least, *(one.baseline_ms for one in pairs))
+    return [one for one in pairs if one.baseline_ms <= CALM * least]
+
+
 def is_known(pairs: Sequence[Pair], limit: float) -> bool:
     """Whether comparisons of the same code tell on which side of `limit` its ratio is, as well as a choice asks for."""
     if len(pairs) in (0, COMPARISONS - 1):
@@ -114,7 +120,7 @@ class Workbench:
         """The graph's library timed beside the uncompressed model's, COMPARISONS times while the machine was calm.
 
         With a `limit` to the ratio once less, and only until it is sure on which side of it the ratio is. Graphs of the
-        same code share their comparisons: weights change no time. After ENOUGH the calmest count, whatever they are.
+        same code share their comparisons: weights change no time. After ENOUGH those count that are as calm as any.
         """
         teacher = self.study.teacher
         libraries = {"baseline": (self.library(teacher), teacher), "result": (self.library(graph), graph)}
@@ -130,11 +136,10 @@ class Workbench:
         alone, pairs = self.alone_ms(teacher), list[Pair]()
         while len(pairs) < ENOUGH:
             pairs.append(Pair(**self.stages.run("compare", {**codes, "index": len(pairs)}, make).json()))
-            least = min(alone, *(one.baseline_ms for one in pairs))
-            counted = [one for one in pairs if one.baseline_ms <= CALM * least]
+            counted = calmest(pairs, alone)
             if len(counted) >= COMPARISONS or (limit is not None and is_known(counted, limit)):
                 return pooled(counted)
-        return pooled(sorted(pairs, key=lambda one: one.baseline_ms)[:COMPARISONS])
+        return pooled(calmest(pairs))
 
     def peak_bytes(self, graph: Graph) -> int:
         """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""
