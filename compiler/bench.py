@@ -24,7 +24,7 @@ from chipfit.ir import store
 from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
-from chipfit.measure import Timing, calm, copies_of, over_copies, paired_error, paired_ratio
+from chipfit.measure import CALM, Timing, calm, copies_of, joined, over_copies, paired_error, paired_ratio
 from chipfit.passes.base import Progress, silent
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
@@ -34,6 +34,7 @@ from chipfit.tune import AS_RANKED, Tuning
 OURS = "chipfit"
 UNCOMPRESSED = "uncompressed"
 SECONDS = 10.0  # of timing
+PATIENCE = 5  # times as long at most, where the machine isn't as calm as when the record was written
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,28 @@ def bench_model(
             calls[UNCOMPRESSED], errors[UNCOMPRESSED] = others[OURS], off[OURS]
         progress(f"timing {', '.join(calls)}", 0.0)
         copies = copies_of(sum(one.library.memory_bytes for one in ours.values())) if certified else 1  # as peers have
-        timings = over_copies(lambda: calls | {name: one.another() for name, one in ours.items()}, copies, seconds)
+        load = partial(loaded, calls, ours)
+        timings = over_copies(load, copies, seconds)
+        for _ in range(PATIENCE - 1):
+            if not certified or is_calm(timings, certified):
+                break
+            progress("timing again: the machine was busy", 0.0)
+            timings = joined(timings, over_copies(load, copies, seconds))
     rows = [row(name, timings[name], errors[name]) for name in calls]
     dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
     found = {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}
     return {**found, "certificate": checked(certified, timings)} if certified else found
+
+
+def loaded(calls: Mapping[str, Call], ours: Mapping[str, Subject]) -> dict[str, Call]:
+    """What is timed, our own libraries loaded once more."""
+    return {**calls, **{name: one.another() for name, one in ours.items()}}
+
+
+def is_calm(timings: Mapping[str, Timing], artifact: Artifact) -> bool:
+    """Whether the uncompressed model took as little at its best as the artifact's record has it, if that was timed."""
+    recorded = artifact.manifest["baseline"]["latency_ms"]
+    return recorded is None or calm(timings, UNCOMPRESSED)[UNCOMPRESSED].median_ms <= CALM * recorded
 
 
 def checked(artifact: Artifact, timings: Mapping[str, Timing]) -> dict[str, float]:

@@ -87,7 +87,12 @@ def over_copies(
     for _ in range(copies):
         held.append(load())
         timings.append(interleave(held[-1], rounds=ENDLESS, seconds=seconds / copies))
-    return {name: Timing(tuple(chain(*(timing[name].samples for timing in timings)))) for name in held[0]}
+    return joined(*timings)
+
+
+def joined(*timings: Mapping[str, Timing]) -> Mapping[str, Timing]:
+    """All rounds, one after the other."""
+    return {name: Timing(tuple(chain(*(timing[name].samples for timing in timings)))) for name in timings[0]}
 
 
 def copies_of(size: int) -> int:
