@@ -67,7 +67,7 @@ def calmest(pairs: Sequence[Pair], least: float = math.inf) -> list[Pair]:
 
 def is_known(pairs: Sequence[Pair], limit: float) -> bool:
     """Whether comparisons of the same code tell on which side of `limit` its ratio is, as well as a choice asks for."""
-    if len(pairs) in (0, COMPARISONS - 1):
+    if not pairs or len(pairs) >= COMPARISONS - 1:
         return bool(pairs)
     found = pooled(pairs)
     return abs(found.ratio - limit) > SURE * found.error * found.ratio
