@@ -107,14 +107,26 @@ class Workbench:
         return rebatch(ready, self.study.batch) if ready.batch else ready
 
     def alone_ms(self, graph: Graph) -> float:
-        """The latency of the graph's library with nothing beside it."""
+        """The latency of the graph's library with nothing beside it.
+
+        What is longer than the cost model's upper bound was measured while the machine was busy, or else the model is
+        wrong: it is measured again, ENOUGH times in all at most, and the least counts.
+        """
         library = self.library(graph)
 
         def make(folder: Path) -> None:
-            times = self._timed({"baseline": (library, graph)}, SECONDS)
-            write_json(folder / "result.json", calm(times, "baseline")["baseline"].median_ms)
+            found, most = list[float](), self.longest_ms(graph)
+            while not found or (min(found) > most and len(found) < ENOUGH):
+                times = self._timed({"baseline": (library, graph)}, SECONDS)
+                found.append(calm(times, "baseline")["baseline"].median_ms)
+            write_json(folder / "result.json", min(found))
 
         return float(self.stages.run("baseline", {"library": library.key}, make).json())
+
+    def longest_ms(self, graph: Graph) -> float:
+        """The upper bound of what the graph takes on a calm machine, infinite where the cost model tells none."""
+        cost = self.target.cost_model.cost(self.deployed(graph), batch=self.study.batch)
+        return cost.upper_ms if cost.interval_ms else math.inf
 
     def compared(self, graph: Graph, limit: float | None = None) -> Pair:
         """The graph's library timed beside the uncompressed model's, COMPARISONS times while the machine was calm.

@@ -22,9 +22,12 @@ class Bench(Workbench):
         (folder / "library" / LIBRARY).write_text(graph.partition("'")[0])
         return Done("library", graph, folder)
 
+    def longest_ms(self, graph):
+        return 11.0
+
     def _timed(self, libraries, seconds):
         if "result" not in libraries:
-            return {"baseline": Timing((10.0,) * 16)}
+            return {"baseline": Timing((self.study.alone.pop(0),) * 16)}
         self.study.taken.append(libraries["result"][1])
         ratio, slower = self.study.ratios[len(self.study.taken) - 1], self.study.slower
         return {"baseline": Timing((10.0 + slower,) * 16), "result": Timing((10.0 * ratio + slower,) * 16)}
@@ -35,7 +38,7 @@ class Ratios:
     slower = 0.0  # ms by which every call takes longer
 
     def __init__(self, root, *ratios):
-        self.stages, self.ratios, self.taken = Stages(root), ratios, []
+        self.stages, self.ratios, self.taken, self.alone = Stages(root), ratios, [], [10.0]
 
 
 class Disturbed(Ratios):
@@ -93,6 +96,21 @@ def test_unless_it_is_never_calm(tmp_path):
     found = Bench(Disturbed(tmp_path, range(1, ENOUGH + 1), *[0.5] * ENOUGH), None)
     assert found.compared("half", 0.5).ratio == pytest.approx(9 / 14)
     assert len(found.study.taken) == ENOUGH
+
+
+@pytest.mark.parametrize(
+    ("taken", "found", "left"),
+    [
+        ([10.0, 9.0], 10.0, 1),
+        ([14.0, 13.0, 10.0, 9.0], 10.0, 1),
+        ([14.0, *[13.0] * ENOUGH], 13.0, 1),
+    ],
+)
+def test_the_uncompressed_model_is_timed_again_while_it_takes_longer_than_predicted(tmp_path, taken, found, left):
+    timed = bench(tmp_path)
+    timed.study.alone = list(taken)
+    assert timed.alone_ms("whole") == found
+    assert len(timed.study.alone) == left
 
 
 def test_errors_of_comparisons_fall_together():
