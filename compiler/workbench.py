@@ -67,10 +67,10 @@ def calmest(pairs: Sequence[Pair], least: float = math.inf) -> list[Pair]:
 
 def is_known(pairs: Sequence[Pair], limit: float) -> bool:
     """Whether comparisons of the same code tell on which side of `limit` its ratio is, as well as a choice asks for."""
-    if not pairs or len(pairs) >= COMPARISONS - 1:
-        return bool(pairs)
+    if not pairs:
+        return False
     found = pooled(pairs)
-    return abs(found.ratio - limit) > SURE * found.error * found.ratio
+    return len(pairs) >= COMPARISONS - 1 or abs(found.ratio - limit) > SURE * found.error * found.ratio
 
 
 @dataclass(frozen=True)
