@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,17 @@ from chipfit.ir import store
 from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
-from chipfit.measure import CALM, Timing, calm, copies_of, joined, over_copies, paired_error, paired_ratio
+from chipfit.measure import (
+    CALM,
+    Timing,
+    calm,
+    copies_of,
+    median_when_calm,
+    over_copies,
+    paired_error,
+    paired_ratio,
+    repeated,
+)
 from chipfit.passes.base import Progress, silent
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
@@ -34,7 +45,7 @@ from chipfit.tune import AS_RANKED, Tuning
 OURS = "chipfit"
 UNCOMPRESSED = "uncompressed"
 SECONDS = 10.0  # of timing
-PATIENCE = 5  # times as long at most, where the machine isn't as calm as when the record was written
+TAKES = 3  # times as long at most, where the machine isn't as calm as when the record was written
 
 
 @dataclass(frozen=True)
@@ -89,15 +100,14 @@ def bench_model(
             ours[UNCOMPRESSED] = load_original(certified, Path(folder) / UNCOMPRESSED, threads, progress)
             others, off = callables(ours[UNCOMPRESSED], (), Path(folder), progress)
             calls[UNCOMPRESSED], errors[UNCOMPRESSED] = others[OURS], off[OURS]
-        progress(f"timing {', '.join(calls)}", 0.0)
         copies = copies_of(sum(one.library.memory_bytes for one in ours.values())) if certified else 1  # as peers have
-        load = partial(loaded, calls, ours)
-        timings = over_copies(load, copies, seconds)
-        for _ in range(PATIENCE - 1):
-            if not certified or is_calm(timings, certified):
-                break
-            progress("timing again: the machine was busy", 0.0)
-            timings = joined(timings, over_copies(load, copies, seconds))
+        load, most = partial(loaded, calls, ours), slowest_ms(certified) if certified else math.inf
+
+        def take() -> Mapping[str, Timing]:
+            progress(f"timing {', '.join(calls)}", 0.0)
+            return over_copies(load, copies, seconds, {UNCOMPRESSED: most} if certified else {})
+
+        timings = repeated(take, lambda found: not certified or median_when_calm(found, UNCOMPRESSED) <= most, TAKES)
     rows = [row(name, timings[name], errors[name]) for name in calls]
     dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
     found = {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}
@@ -109,10 +119,10 @@ def loaded(calls: Mapping[str, Call], ours: Mapping[str, Subject]) -> dict[str, 
     return {**calls, **{name: one.another() for name, one in ours.items()}}
 
 
-def is_calm(timings: Mapping[str, Timing], artifact: Artifact) -> bool:
-    """Whether the uncompressed model took as little at its best as the artifact's record has it, if that was timed."""
+def slowest_ms(artifact: Artifact) -> float:
+    """What the uncompressed model takes at most on a machine as calm as when it was timed for the artifact's record."""
     recorded = artifact.manifest["baseline"]["latency_ms"]
-    return recorded is None or calm(timings, UNCOMPRESSED)[UNCOMPRESSED].median_ms <= CALM * recorded
+    return CALM * recorded if recorded is not None else math.inf
 
 
 def checked(artifact: Artifact, timings: Mapping[str, Timing]) -> dict[str, float]:

@@ -127,11 +127,11 @@ class Job:
     def candidate_ms(self, configuration: Configuration) -> Measured:
         """Measured with sliced weights as they are: how well they are trained changes no time."""
         whole = with_factors(self.teacher, self.study.factored, configuration.widths)
-        pair = self.workbench.compared(apply(whole, configuration), self.longest / self.baseline_ms / self.excess)
+        pair = self.workbench.compared(apply(whole, configuration), self.allowed_ms / self.baseline_ms / self.excess)
         return Measured(pair.ratio * self.excess * self.baseline_ms, pair.error)
 
     @property
-    def longest(self) -> float:
+    def allowed_ms(self) -> float:
         """The latency that is allowed, in ms."""
         return self.budget.absolute(self.baseline).get("latency", math.inf)
 
@@ -147,9 +147,9 @@ class Job:
         """
         chosen, found = self.choice.measured_ms, self.measured
         taken = found.ratio * self.baseline_ms if found else 0.0
-        if chosen is None or taken <= self.longest:
+        if chosen is None or taken <= self.allowed_ms:
             return self
-        self.study.progress(f"choosing anew: {taken / self.longest:.1%} of the latency allowed", 0.0)
+        self.study.progress(f"choosing anew: {taken / self.allowed_ms:.1%} of the latency allowed", 0.0)
         return replace(self, excess=taken / chosen)
 
     # Removing it, and recovering

@@ -19,7 +19,17 @@ from chipfit.ir import store
 from chipfit.ir.apply import rebatch
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
-from chipfit.measure import CALM, Timing, calm, copies_of, over_copies, paired_error, paired_ratio
+from chipfit.measure import (
+    CALM,
+    Timing,
+    calm,
+    copies_of,
+    median_when_calm,
+    over_copies,
+    paired_error,
+    paired_ratio,
+    repeated,
+)
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.stages import Done, Stages, sha256, write_json
 from chipfit.study import Study
@@ -110,20 +120,22 @@ class Workbench:
         """The latency of the graph's library with nothing beside it.
 
         What is longer than the cost model's upper bound was measured while the machine was busy, or else the model is
-        wrong: it is measured again, ENOUGH times in all at most, and the least counts.
+        wrong: it is measured again, ENOUGH times in all at most, and the calm rounds count.
         """
         library = self.library(graph)
 
         def make(folder: Path) -> None:
-            found, most = list[float](), self.longest_ms(graph)
-            while not found or (min(found) > most and len(found) < ENOUGH):
-                times = self._timed({"baseline": (library, graph)}, SECONDS)
-                found.append(calm(times, "baseline")["baseline"].median_ms)
-            write_json(folder / "result.json", min(found))
+            upper = self.upper_ms(graph)
+            times = repeated(
+                lambda: self._timed({"baseline": (library, graph)}, upper),
+                lambda found: median_when_calm(found, "baseline") <= upper,
+                ENOUGH,
+            )
+            write_json(folder / "result.json", median_when_calm(times, "baseline"))
 
         return float(self.stages.run("baseline", {"library": library.key}, make).json())
 
-    def longest_ms(self, graph: Graph) -> float:
+    def upper_ms(self, graph: Graph) -> float:
         """The upper bound of what the graph takes on a calm machine, infinite where the cost model tells none."""
         cost = self.target.cost_model.cost(self.deployed(graph), batch=self.study.batch)
         return cost.upper_ms if cost.interval_ms else math.inf
@@ -137,15 +149,15 @@ class Workbench:
         teacher = self.study.teacher
         libraries = {"baseline": (self.library(teacher), teacher), "result": (self.library(graph), graph)}
         codes = {name: sha256(library.folder / "library" / LIBRARY) for name, (library, _) in libraries.items()}
+        alone, pairs = self.alone_ms(teacher), list[Pair]()
 
         def make(folder: Path) -> None:
             self.study.progress("measuring beside the uncompressed model", 0.0)
-            times = calm(self._timed(libraries, SECONDS), "baseline")
+            times = calm(self._timed(libraries, CALM * alone), "baseline")
             medians = times["baseline"].median_ms, times["result"].median_ms
             told = (tell(times, "result", "baseline") for tell in (paired_ratio, paired_error))
             write_json(folder / "result.json", asdict(Pair(*medians, *told)))
 
-        alone, pairs = self.alone_ms(teacher), list[Pair]()
         while len(pairs) < ENOUGH:
             pairs.append(Pair(**self.stages.run("compare", {**codes, "index": len(pairs)}, make).json()))
             counted = calmest(pairs, alone)
@@ -170,10 +182,14 @@ class Workbench:
 
         return float(self.stages.run("energy", {"library": library.key}, make).json())
 
-    def _timed(self, libraries: Mapping[str, tuple[Done, Graph]], seconds: float) -> Mapping[str, Timing]:
-        """Libraries, each with its graph, side by side."""
+    def _timed(self, libraries: Mapping[str, tuple[Done, Graph]], baseline_ms: float) -> Mapping[str, Timing]:
+        """Libraries, each with its graph, side by side; on a calm machine the baseline takes at most so long."""
         copies = copies_of(sum(held_bytes(library) for library, _ in libraries.values()))
-        return over_copies(lambda: {name: self._caller(*pair) for name, pair in libraries.items()}, copies, seconds)
+
+        def load() -> Mapping[str, Callable[[], object]]:
+            return {name: self._caller(*pair) for name, pair in libraries.items()}
+
+        return over_copies(load, copies, SECONDS, {"baseline": baseline_ms})
 
     def _caller(self, library: Done, graph: Graph) -> Callable[[], object]:
         loaded = Library.load(library.folder / "library", numpy_weights(folded(graph)))

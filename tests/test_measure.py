@@ -6,9 +6,11 @@ from itertools import groupby
 
 import pytest
 
+from chipfit import measure
 from chipfit.measure import (
     COPIES,
     HELD,
+    PATIENCE,
     Timing,
     calm,
     copies_of,
@@ -39,6 +41,19 @@ def test_copies_are_loaded_anew_and_timed_together() -> None:
     timings = over_copies(load, 3, seconds=0)
     assert loaded == [0, 1, 2]
     assert {name: len(timing.samples) for name, timing in timings.items()} == {"a": 9, "b": 9}
+
+
+def test_a_disturbed_machine_is_waited_for_but_not_for_ever(monkeypatch) -> None:
+    """The second copy takes 3 ms until two rests are over, the third one always."""
+    rests: list[float] = []
+    monkeypatch.setattr(measure.time, "sleep", rests.append)
+    taken = {1: lambda: 2.0, 2: lambda: 3.0 if len(rests) < 2 else 2.0, 3: lambda: 3.0}
+    monkeypatch.setattr(measure, "_now_ms", lambda copy: taken[copy]())
+    monkeypatch.setattr(measure, "interleave", lambda callables, **_: {"a": Timing((callables["a"],))})
+    copies = iter(taken)
+    found = over_copies(lambda: {"a": next(copies)}, 3, seconds=0, calm_ms={"a": 2.5})
+    assert found == {"a": Timing((1, 2, 3))}
+    assert sum(rests) == PATIENCE
 
 
 def test_as_many_copies_as_may_be_held() -> None:
