@@ -25,11 +25,12 @@ def files() -> list[Path]:
 
 def examples(pixels: int) -> tuple[list[Tensor], list[Tensor]]:
     """Squares cut from the photographs at random, some mirrored, each [1, 3, pixels, pixels] in [0, 255]: those to
-    train on, and those of other photographs to judge by."""
-    chance = random.Random(0)
-    cuts = [[_cut(file, pixels, chance) for _ in range(CUTS)] for file in files()]
-    train = [cut for index, found in enumerate(cuts) for cut in found if index % HELD_OUT_EVERY]
-    return train, [cut for found in cuts[::HELD_OUT_EVERY] for cut in found]
+    train on, and those of other photographs to judge by. Each takes the photographs in turn."""
+    chance, found = random.Random(0), files()
+    held_out = found[::HELD_OUT_EVERY]
+    parts = [file for file in found if file not in held_out], held_out
+    train, judged = ([_cut(file, pixels, chance) for _ in range(CUTS) for file in part] for part in parts)
+    return train, judged
 
 
 def _cut(file: Path, pixels: int, chance: random.Random) -> Tensor:

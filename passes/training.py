@@ -20,8 +20,9 @@ from chipfit.passes.base import Inputs, Progress, silent
 WARM_UP = 10  # steps
 SLOWER = 1.1  # an average step is than the fastest of the timed ones
 TIMED = 4  # steps, after which the number of steps is fixed where a time was asked for
-JUDGED = 4  # times on the way that the held-out loss is taken
-PATIENCE = 2  # times in a row that it may have risen; a high rate may well lift it at first
+JUDGED = 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1  # parts of the steps after which the held-out loss is taken
+RISES = 2  # in a row, after which the learning rate is too high; a good one may well lift the loss at first
+LOWERED, LOWEST = 1 / 4, 1 / 16  # parts: what becomes of a rate that is too high, and below which training ends
 BETAS = (0.9, 0.95)
 CLIP = 1.0  # norm of the gradient
 CHECKPOINT_SECONDS = 120.0
@@ -42,7 +43,7 @@ class Settings:
 @dataclass(frozen=True)
 class Course:
     """Where a run is: steps done and planned (0: not known yet), seconds in all, of one judgement, of the fastest step
-    and of the steps before planning, losses.
+    and of the steps before planning, losses; to what part the learning rate was lowered, and after how many steps.
     """
 
     done: int = 0
@@ -55,10 +56,22 @@ class Course:
     best: float = math.inf
     last: float = math.inf
     rises: int = 0  # in a row
+    lowered: float = 1.0
+    since: int = 0
 
     @property
     def finished(self) -> bool:
-        return self.rises >= PATIENCE or 0 < self.planned <= self.done
+        return self.lowered < LOWEST or 0 < self.planned <= self.done
+
+    @property
+    def judgements(self) -> tuple[int, ...]:
+        """After how many steps the held-out loss is taken, none before it is known how many there are."""
+        return tuple(math.ceil(part * self.planned) for part in JUDGED) if self.planned else ()
+
+    @property
+    def rate(self) -> float:
+        """The part of the learning rate that the next step takes."""
+        return self.lowered * rate(self.done - self.since, self.planned and self.planned - self.since)
 
 
 def rate(done: int, planned: int) -> float:
@@ -97,7 +110,9 @@ class Training:
         self._started = time.perf_counter() - self.course.seconds
         if math.isnan(self.course.before):
             before = self.judge()
-            self.course = Course(before=before, best=before, planned=self.settings.steps, judging=self._elapsed)
+            self.course = Course(
+                before=before, best=before, last=before, planned=self.settings.steps, judging=self._elapsed
+            )
         while not self.course.finished:
             began = self._elapsed
             self._step()
@@ -109,8 +124,7 @@ class Training:
                 self._judge()
             if self.folder and time.perf_counter() - self._saved > CHECKPOINT_SECONDS:
                 self._save(self.folder / FILE)
-        for name, tensor in self.tensors.items():
-            tensor.data.copy_(self.best[name])
+        self._restore()
         if self.folder:
             (self.folder / FILE).unlink(missing_ok=True)
         self.course = replace(self.course, seconds=self._elapsed)
@@ -128,8 +142,8 @@ class Training:
         """
         if self.settings.steps or course.done < TIMED:
             return course
-        judged = course.done * JUDGED // course.planned if course.planned else 0
-        left = max(0.0, self.settings.seconds - course.seconds - (JUDGED - judged) * course.judging)
+        judged = sum(course.done >= due for due in course.judgements)
+        left = max(0.0, self.settings.seconds - course.seconds - (len(JUDGED) - judged) * course.judging)
         if not course.planned:
             return replace(course, warm=course.seconds, planned=course.done + int(left / (course.fastest * SLOWER)))
         if course.done < 2 * TIMED:
@@ -143,14 +157,13 @@ class Training:
             torch.autograd.backward([self.loss(next(self.batches), generator) / self.settings.accumulate])
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), CLIP)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * rate(self.course.done, self.course.planned)
+            group["lr"] = self.settings.learning_rate * self.course.rate
         if torch.isfinite(norm):  # one overflow must not spoil every weight
             self.optimizer.step()
         self.optimizer.zero_grad()
 
     def _judgement_due(self) -> bool:
-        done, planned = self.course.done, self.course.planned
-        return planned > 0 and (done >= planned or done * JUDGED // planned > (done - 1) * JUDGED // planned)
+        return self.course.done in self.course.judgements or 0 < self.course.planned <= self.course.done
 
     def _judge(self) -> None:
         loss, course = self.judge(), self.course
@@ -160,6 +173,19 @@ class Training:
             self.course = replace(self.course, best=loss)
             for name, tensor in self.tensors.items():
                 self.best[name].copy_(tensor.detach())
+        elif rises == RISES:
+            self._lower()
+
+    def _lower(self) -> None:
+        """Back to the best weights, and on from there at a lower rate: this one is too high for the model."""
+        self._restore()
+        self.optimizer.state.clear()
+        course = self.course
+        self.course = replace(course, last=course.best, rises=0, lowered=course.lowered * LOWERED, since=course.done)
+
+    def _restore(self) -> None:
+        for name, tensor in self.tensors.items():
+            tensor.data.copy_(self.best[name])
 
     def _save(self, path: Path) -> None:
         """Everything that the rest of the run depends on, in one file that is renamed into place."""

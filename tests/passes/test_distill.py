@@ -22,7 +22,7 @@ from chipfit.passes.base import Context, Inputs, PreconditionError
 from chipfit.passes.batching import batch_size, endless_batches, first_batches
 from chipfit.passes.distill import Distill, recover
 from chipfit.passes.matching import Comparison, find_head, shared_exits
-from chipfit.passes.training import WARM_UP, Settings, Training, rate
+from chipfit.passes.training import LOWERED, LOWEST, WARM_UP, Course, Settings, Training, rate
 
 STEPS = Distill(steps=12, learning_rate=1e-3, batch=8)
 
@@ -94,21 +94,45 @@ def test_weights_that_training_spoils_are_not_kept() -> None:
     assert report.loss_after == report.loss_before
 
 
-def test_training_stops_when_the_held_out_loss_keeps_rising() -> None:
-    losses = iter([1.0, 0.5, 0.6, 0.7, 0.0])
-    weight = torch.nn.Parameter(torch.ones(1))
+def trained(losses: list[float], steps: int) -> tuple[Training, list[float]]:
+    """A run with held-out losses that are made up, and the rate of each of its steps."""
+    weight, rates, given = torch.nn.Parameter(torch.ones(1)), list[float](), iter(losses)
+
+    def loss(inputs: Inputs, generator: torch.Generator) -> Tensor:
+        rates.append(run.course.rate)
+        return weight.sum()
+
     run = Training(
-        Settings(steps=8, seconds=0, learning_rate=0.1, accumulate=1, seed=0),
+        Settings(steps=steps, seconds=0, learning_rate=0.1, accumulate=1, seed=0),
         tensors={"weight": weight},
         trained={"weight": weight},
         batches=repeat(()),
-        loss=lambda inputs, generator: weight.sum(),
-        judge=lambda: next(losses),
+        loss=loss,
+        judge=lambda: next(given),
     )
-    course = run.run()
-    assert (course.done, course.before, course.best) == (6, 1.0, 0.5)
-    assert weight.item() == pytest.approx(run.best["weight"].item())
-    assert weight.item() < 1
+    run.run()
+    return run, rates
+
+
+def test_where_the_held_out_loss_keeps_rising_it_goes_back_to_the_best_weights_at_a_lower_rate() -> None:
+    run, rates = trained([1.0, 1.1, 1.2, 0.9, 0.8, 0.7], steps=80)
+    assert (run.course.done, run.course.best, run.course.lowered) == (80, 0.7, LOWERED)
+    assert rates[:20] == [rate(step, 80) for step in range(20)]
+    assert rates[20:] == [LOWERED * rate(step, 60) for step in range(60)]
+    lost = trained([1.0, 1.1, 1.2, 1.3, 1.4, 1.5], steps=80)[0]
+    assert lost.tensors["weight"].item() == 1.0
+
+
+def test_what_was_found_before_the_loss_rose_is_not_lost() -> None:
+    run, _ = trained([1.0, 0.9, 0.5, 0.6, 0.7, 0.8], steps=8)
+    assert (run.course.done, run.course.best) == (8, 0.5)
+    assert run.tensors["weight"].item() == run.best["weight"].item() < 1
+
+
+def test_training_ends_where_no_rate_is_low_enough() -> None:
+    course = Course(done=9, planned=10, best=1.0, lowered=LOWEST)
+    assert not course.finished
+    assert replace(course, lowered=LOWEST * LOWERED).finished
 
 
 def test_a_batch_without_a_finite_gradient_is_skipped() -> None:
