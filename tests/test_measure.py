@@ -1,6 +1,8 @@
 """Interleaved timing: fairness of the order, pairing, limits. No test asserts how long anything takes."""
 
 import gc
+import os
+import threading
 from collections.abc import Callable
 from itertools import groupby
 
@@ -14,6 +16,7 @@ from chipfit.measure import (
     Timing,
     calm,
     copies_of,
+    hand_over,
     interleave,
     machine_state,
     over_copies,
@@ -44,16 +47,27 @@ def test_copies_are_loaded_anew_and_timed_together() -> None:
 
 
 def test_a_disturbed_machine_is_waited_for_but_not_for_ever(monkeypatch) -> None:
-    """The second copy takes 3 ms until two rests are over, the third one always."""
+    """The second copy takes 3 ms until work was handed over twice, the third one always."""
     rests: list[float] = []
-    monkeypatch.setattr(measure.time, "sleep", rests.append)
+    monkeypatch.setattr(measure, "hand_over", rests.append)
     taken = {1: lambda: 2.0, 2: lambda: 3.0 if len(rests) < 2 else 2.0, 3: lambda: 3.0}
     monkeypatch.setattr(measure, "_now_ms", lambda copy: taken[copy]())
     monkeypatch.setattr(measure, "interleave", lambda callables, **_: {"a": Timing((callables["a"],))})
     copies = iter(taken)
     found = over_copies(lambda: {"a": next(copies)}, 3, seconds=0, calm_ms={"a": 2.5})
     assert found == {"a": Timing((1, 2, 3))}
-    assert sum(rests) == PATIENCE
+    assert sum(rests) == pytest.approx(PATIENCE)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no thread can be bound to a processor")
+def test_a_baton_goes_round_on_every_processor(monkeypatch) -> None:
+    bound, before, running = list[set[int]](), os.sched_getaffinity(0), threading.active_count()
+    bind = os.sched_setaffinity
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, places: (bind(thread, places), bound.append(places)))
+    hand_over(0.0)
+    assert sorted(bound, key=min) == [{place} for place in sorted(before)]
+    assert os.sched_getaffinity(0) == before
+    assert threading.active_count() == running
 
 
 def test_as_many_copies_as_may_be_held() -> None:
