@@ -25,12 +25,15 @@ def files() -> list[Path]:
 
 def examples(pixels: int) -> tuple[list[Tensor], list[Tensor]]:
     """Squares cut from the photographs at random, some mirrored, each [1, 3, pixels, pixels] in [0, 255]: those to
-    train on, and those of other photographs to judge by. Each takes the photographs in turn."""
+    train on, and those of other photographs to judge by.
+
+    Those to train on come one photograph after the other: what a search fits its repairs to then shares none with what
+    it judges them by. To judge by, the photographs come in turn, so that a few examples show them all.
+    """
     chance, found = random.Random(0), files()
     held_out = found[::HELD_OUT_EVERY]
-    parts = [file for file in found if file not in held_out], held_out
-    train, judged = ([_cut(file, pixels, chance) for _ in range(CUTS) for file in part] for part in parts)
-    return train, judged
+    train = [_cut(file, pixels, chance) for file in found if file not in held_out for _ in range(CUTS)]
+    return train, [_cut(file, pixels, chance) for _ in range(CUTS) for file in held_out]
 
 
 def _cut(file: Path, pixels: int, chance: random.Random) -> Tensor:
