@@ -11,7 +11,7 @@ from torch import Tensor
 from chipfit.errors import UserError
 
 HELD_OUT_EVERY = 4  # photograph: what is judged on shares none with what is trained on
-CUTS = 16  # of each photograph
+CUTS = 8  # of each photograph: calibration takes 128 examples, so that it sees all that are trained on
 SMALLEST = 0.25  # part of a photograph's area that a cut may be
 
 
