@@ -73,9 +73,7 @@ def interleave(
                 break
             turn = done % len(names)
             for name in names[turn:] + names[:turn]:
-                time.sleep(SETTLE)
-                _called(callables[name], WARM)
-                samples[name].append(statistics.median(_called(callables[name], TIMED)))
+                samples[name].append(turn_ms(callables[name]))
     return {name: Timing(tuple(times)) for name, times in samples.items()}
 
 
@@ -109,7 +107,7 @@ def wait_for_calm(
     1.9. They came back together once in 2 s of handing over, once in 12 s of sleep, and not at all in 18 s of work.
     """
     waited = 0.0
-    while waited < patience and any(_now_ms(callables[name]) > most for name, most in calm_ms.items()):
+    while waited < patience and any(turn_ms(callables[name]) > most for name, most in calm_ms.items()):
         hand_over(REST)
         waited += REST
     return waited
@@ -136,10 +134,6 @@ def hand_over(seconds: float) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def _now_ms(function: Callable[[], object]) -> float:
-    return interleave({"": function}, rounds=1)[""].median_ms
 
 
 def repeated(
@@ -204,6 +198,13 @@ def machine_state(threads: int) -> MachineState:
     """The state to report with timings that ran on `threads` threads."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     return MachineState(threads, load, platform.processor() or platform.machine())
+
+
+def turn_ms(function: Callable[[], object]) -> float:
+    """The median of calls for TIMED seconds, after a rest and calls that warm it up."""
+    time.sleep(SETTLE)
+    _called(function, WARM)
+    return statistics.median(_called(function, TIMED))
 
 
 def _called(function: Callable[[], object], seconds: float) -> list[float]:

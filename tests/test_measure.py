@@ -51,7 +51,7 @@ def test_a_disturbed_machine_is_waited_for_but_not_for_ever(monkeypatch) -> None
     rests: list[float] = []
     monkeypatch.setattr(measure, "hand_over", rests.append)
     taken = {1: lambda: 2.0, 2: lambda: 3.0 if len(rests) < 2 else 2.0, 3: lambda: 3.0}
-    monkeypatch.setattr(measure, "_now_ms", lambda copy: taken[copy]())
+    monkeypatch.setattr(measure, "turn_ms", lambda copy: taken[copy]())
     monkeypatch.setattr(measure, "interleave", lambda callables, **_: {"a": Timing((callables["a"],))})
     copies = iter(taken)
     found = over_copies(lambda: {"a": next(copies)}, 3, seconds=0, calm_ms={"a": 2.5})
