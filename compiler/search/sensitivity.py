@@ -188,7 +188,7 @@ class Survey:
 
     @cached_property
     def _probe(self) -> Probe:
-        return Probe.on(self.graph, self.examples[: calibration_size(self.graph)])
+        return Probe.on(self.graph, self._measured)
 
     @cached_property
     def _fitting(self) -> Probe:
@@ -196,9 +196,14 @@ class Survey:
         return Probe.on(self.graph, self._unmeasured[:FITTED])
 
     @property
+    def _measured(self) -> Sequence[Inputs]:
+        """Examples that losses are measured on, at most half of all: the others are left to fit to."""
+        return self.examples[: max(1, min(calibration_size(self.graph), len(self.examples) // 2))]
+
+    @property
     def _unmeasured(self) -> Sequence[Inputs]:
-        """Examples that losses aren't measured on, where there are some: a fit is always good at its own."""
-        return self.examples[calibration_size(self.graph) :] or self.examples
+        """The others, where there are some: a fit is always good at its own."""
+        return self.examples[len(self._measured) :] or self.examples
 
     @cached_property
     def _statistics(self) -> Statistics:

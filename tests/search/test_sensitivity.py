@@ -53,6 +53,17 @@ def test_losses_between_measured_widths_are_interpolated():
     assert interpolated(losses, 40) == pytest.approx(0.02)
 
 
+def test_repairs_are_fitted_to_none_of_the_examples_that_losses_are_measured_on():
+    """However few there are; one alone has to do for both."""
+    graph, examples = llama()
+    survey = Survey(graph, examples)
+    fitted, measured = ({id(one) for one in part} for part in (survey._unmeasured, survey._measured))
+    assert not fitted & measured
+    assert len(fitted) == len(measured) == len(examples) / 2
+    alone = Survey(graph, examples[:1])
+    assert alone._unmeasured == alone._measured == examples[:1]
+
+
 def test_running_only_what_is_behind_the_change_gives_the_same_loss():
     graph, examples = llama()
     axes, blocks = candidates(graph)
@@ -87,7 +98,7 @@ def test_losses_are_of_the_axes_and_blocks():
 
 
 def test_repair_lowers_the_losses():
-    graph, examples = llama()
+    graph, examples = sampled("llama")
     plain, repaired = (Survey(graph, examples, drop=False, repair=repair).measure() for repair in (False, True))
     totals = [sum(sum(curve.losses.values()) for curve in one.axes.values()) for one in (plain, repaired)]
     assert totals[1] < totals[0]
