@@ -25,17 +25,7 @@ from chipfit.ir import store
 from chipfit.ir.apply import can_rebatch, rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
-from chipfit.measure import (
-    CALM,
-    Timing,
-    calm,
-    copies_of,
-    median_when_calm,
-    over_copies,
-    paired_error,
-    paired_ratio,
-    repeated,
-)
+from chipfit.measure import CALM, Timing, copies_of, median_when_calm, over_copies, ratio_when_calm, repeated
 from chipfit.passes.base import Progress, silent
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.peers import PEERS, Call, check_installed, torch_eager
@@ -101,13 +91,16 @@ def bench_model(
             others, off = callables(ours[UNCOMPRESSED], (), Path(folder), progress)
             calls[UNCOMPRESSED], errors[UNCOMPRESSED] = others[OURS], off[OURS]
         copies = copies_of(sum(one.library.memory_bytes for one in ours.values())) if certified else 1  # as peers have
-        load, most = partial(loaded, calls, ours), slowest_ms(certified) if certified else math.inf
+        load, calm_ms = partial(loaded, calls, ours), {UNCOMPRESSED: slowest_ms(certified)} if certified else {}
 
         def take() -> Mapping[str, Timing]:
             progress(f"timing {', '.join(calls)}", 0.0)
-            return over_copies(load, copies, seconds, {UNCOMPRESSED: most} if certified else {})
+            return over_copies(load, copies, seconds, calm_ms)
 
-        timings = repeated(take, lambda found: not certified or median_when_calm(found, UNCOMPRESSED) <= most, TAKES)
+        def is_calm(found: Mapping[str, Timing]) -> bool:
+            return all(median_when_calm(found, name) <= most for name, most in calm_ms.items())
+
+        timings = repeated(take, is_calm, TAKES)
     rows = [row(name, timings[name], errors[name]) for name in calls]
     dtype = str(subject.graph.forward.outputs[0].type.dtype).removeprefix("torch.")
     found = {"source": subject.name, "threads": subject.library.threads, "dtype": dtype, "rows": rows}
@@ -129,8 +122,7 @@ def checked(artifact: Artifact, timings: Mapping[str, Timing]) -> dict[str, floa
     """The part of the uncompressed model's latency that the artifact takes, now with its standard error, and by its
     record."""
     recorded = artifact.manifest["certificate"]["latency_ratio"]
-    undisturbed = calm(timings, UNCOMPRESSED)
-    ratio, error = (tell(undisturbed, OURS, UNCOMPRESSED) for tell in (paired_ratio, paired_error))
+    ratio, error = ratio_when_calm(timings, OURS, UNCOMPRESSED)
     return {"latency_ratio": ratio, "relative_error": error, "recorded_latency_ratio": recorded}
 
 

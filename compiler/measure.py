@@ -176,6 +176,12 @@ def median_when_calm(timings: Mapping[str, Timing], baseline: str) -> float:
     return calm(timings, baseline)[baseline].median_ms
 
 
+def ratio_when_calm(timings: Mapping[str, Timing], name: str, baseline: str) -> tuple[float, float]:
+    """`paired_ratio` and `paired_error` over the calm rounds."""
+    undisturbed = calm(timings, baseline)
+    return paired_ratio(undisturbed, name, baseline), paired_error(undisturbed, name, baseline)
+
+
 def paired_ratio(timings: Mapping[str, Timing], name: str, baseline: str) -> float:
     """Median over rounds of how long `name` took by how long `baseline` took beside it: load cancels out."""
     pairs = zip(timings[name].samples, timings[baseline].samples, strict=True)
