@@ -10,13 +10,14 @@ from typing import ClassVar
 from chipfit.errors import UserError
 from chipfit.ir.graph import Graph
 from chipfit.passes.allocator import keeping_freed_memory
-from chipfit.passes.base import Context, Pass, PassResult, PreconditionError
+from chipfit.passes.base import Context, Inputs, Pass, PassResult, PreconditionError
 from chipfit.passes.batching import batch_size, endless_batches, first_batches
 from chipfit.passes.matching import Comparison
 from chipfit.passes.statistics import at_batch
 from chipfit.passes.training import Settings, Training
 
 JUDGED_EXAMPLES = 8  # held-out examples, as many as a batch if that is more
+SAMPLES = 128  # images or tokens: as many are judged at least, and from so many in a step the usual rate holds
 REPORT = "distill.json"
 LOWEST_RATE = 1e-4  # where the formula, made for up to a billion parameters, goes to zero
 
@@ -38,8 +39,8 @@ class Distill(Pass):
     relative error of the values that both have after each residual block, a pruned width on its kept channels.
 
     `seconds` 0 takes the time that the compilation gives, `steps` a fixed number instead: then a run can be repeated.
-    `learning_rate` 0 follows from the number of parameters, `batch` 0 is as many examples as keep a step busy, up to
-    128. `positions` is the share of a text's positions for which logits are made.
+    `learning_rate` 0 follows from the number of parameters and the size of a step, `batch` 0 is as many examples as
+    keep a step busy, up to 128. `positions` is the share of a text's positions for which logits are made.
     """
 
     name: ClassVar[str] = "distill"
@@ -75,18 +76,26 @@ class Distill(Pass):
         return PassResult(recovered, report.loss_after < report.loss_before)
 
 
-def usual_rate(parameters: int) -> float:
-    """AdamW's rate for a model of so many trained parameters.
+def usual_rate(parameters: int, samples: int) -> float:
+    """AdamW's rate for a model of so many trained parameters and steps of so many samples.
 
     Half of what Kaplan et al. 2020 (arXiv 2001.08361, equation D.1) found good for training from scratch; of the rates
-    tried it was next to the best for SmolLM2 and for ResNet-20.
+    tried it was next to the best for SmolLM2, MiniLM and ResNet-20. With few samples in a step it falls with their
+    square root (Malladi et al. 2022, arXiv 2205.10287): four images of EfficientNet-lite0 want a fifth of it.
     """
-    return max(LOWEST_RATE, 0.5 * (0.003239 - 0.0001395 * math.log(parameters)))
+    few = math.sqrt(min(1.0, samples / SAMPLES))
+    return few * max(LOWEST_RATE, 0.5 * (0.003239 - 0.0001395 * math.log(parameters)))
+
+
+def samples_per_example(inputs: Inputs) -> int:
+    """The tokens of a text, the largest of the inputs that hold whole numbers; 1 for an image."""
+    return max((tensor.shape[1:].numel() for tensor in inputs if not tensor.is_floating_point()), default=1)
 
 
 def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Report]:
     """The graph with the best weights that training found, which may be those it had."""
     size = batch_size(context.teacher, options.batch, context.train, context.heldout)
+    samples = samples_per_example(context.train[0])
     private = graph.with_state({name: tensor.detach().clone() for name, tensor in graph.state.items()})
     comparison = Comparison(
         teacher=at_batch(context.teacher, size),
@@ -97,11 +106,13 @@ def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Re
         temperature=options.temperature,
         positions=options.positions,
     )
-    judged = first_batches(context.heldout, size or 1, JUDGED_EXAMPLES)
+    judged = first_batches(context.heldout, size or 1, max(JUDGED_EXAMPLES, SAMPLES // samples))
     names = [name for name, parameter in private.parameters.items() if parameter.role != "constant"]
-    parameters = dict(comparison.module.named_parameters(remove_duplicate=False))
-    trained = {name: parameters[name] for name in names if name in parameters and parameters[name].requires_grad}
-    rate = options.learning_rate or usual_rate(sum(parameter.numel() for parameter in trained.values()))
+    named = dict(comparison.module.named_parameters(remove_duplicate=False))
+    trained = {name: named[name] for name in names if name in named and named[name].requires_grad}
+    parameters = sum(parameter.numel() for parameter in trained.values())
+    per_step = samples * (size or 1) * options.accumulate
+    rate = options.learning_rate or usual_rate(parameters, per_step)
     course = Training(
         settings=Settings(options.steps, options.seconds or context.seconds, rate, options.accumulate, context.seed),
         tensors={name: comparison.student.state[name] for name in names},

@@ -20,7 +20,7 @@ from chipfit.ir.graph import Graph
 from chipfit.passes import training
 from chipfit.passes.base import Context, Inputs, PreconditionError
 from chipfit.passes.batching import batch_size, endless_batches, first_batches
-from chipfit.passes.distill import Distill, recover
+from chipfit.passes.distill import Distill, recover, samples_per_example, usual_rate
 from chipfit.passes.matching import Comparison, find_head, shared_exits
 from chipfit.passes.training import LOWERED, LOWEST, WARM_UP, Course, Settings, Training, rate
 
@@ -233,6 +233,14 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[WARM_UP:] == sorted(rates[WARM_UP:], reverse=True)
     assert rates[100] == pytest.approx(0)
     assert rate(3, 0) == pytest.approx(4 / WARM_UP), "steps that are not counted yet are warm-up"
+
+
+def test_few_images_in_a_step_lower_the_learning_rate_as_many_tokens_do_not() -> None:
+    image, tokens = torch.zeros(1, 3, 8, 8), torch.zeros(1, 200, dtype=torch.long)
+    assert samples_per_example((image,)) == 1
+    assert samples_per_example((tokens, torch.zeros(1, 1, dtype=torch.long))) == 200
+    assert usual_rate(1_000_000, 4 * 1) == pytest.approx(usual_rate(1_000_000, 16 * 1) / 2)
+    assert usual_rate(1_000_000, 128 * 1) == usual_rate(1_000_000, 4 * 200)
 
 
 def test_batches_fit_the_split_and_the_memory() -> None:
