@@ -80,8 +80,8 @@ def usual_rate(parameters: int, samples: int) -> float:
     """AdamW's rate for a model of so many trained parameters and steps of so many samples.
 
     Half of what Kaplan et al. 2020 (arXiv 2001.08361, equation D.1) found good for training from scratch; of the rates
-    tried it was next to the best for SmolLM2, MiniLM and ResNet-20. With few samples in a step it falls with their
-    square root (Malladi et al. 2022, arXiv 2205.10287): four images of EfficientNet-lite0 want a fifth of it.
+    tried it was the best for MiniLM and next to it for SmolLM2 and ResNet-20. With few samples in a step it falls with
+    their square root (Malladi et al. 2022, arXiv 2205.10287): four images of EfficientNet-lite0 want a fifth of it.
     """
     few = math.sqrt(min(1.0, samples / SAMPLES))
     return few * max(LOWEST_RATE, 0.5 * (0.003239 - 0.0001395 * math.log(parameters)))
@@ -95,7 +95,7 @@ def samples_per_example(inputs: Inputs) -> int:
 def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Report]:
     """The graph with the best weights that training found, which may be those it had."""
     size = batch_size(context.teacher, options.batch, context.train, context.heldout)
-    samples = samples_per_example(context.train[0])
+    batch, samples = size or 1, samples_per_example(context.train[0])
     private = graph.with_state({name: tensor.detach().clone() for name, tensor in graph.state.items()})
     comparison = Comparison(
         teacher=at_batch(context.teacher, size),
@@ -106,22 +106,21 @@ def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Re
         temperature=options.temperature,
         positions=options.positions,
     )
-    judged = first_batches(context.heldout, size or 1, max(JUDGED_EXAMPLES, SAMPLES // samples))
+    judged = first_batches(context.heldout, batch, max(JUDGED_EXAMPLES, SAMPLES // samples))
     names = [name for name, parameter in private.parameters.items() if parameter.role != "constant"]
     named = dict(comparison.module.named_parameters(remove_duplicate=False))
     trained = {name: named[name] for name in names if name in named and named[name].requires_grad}
     parameters = sum(parameter.numel() for parameter in trained.values())
-    per_step = samples * (size or 1) * options.accumulate
-    rate = options.learning_rate or usual_rate(parameters, per_step)
+    rate = options.learning_rate or usual_rate(parameters, samples * batch * options.accumulate)
     course = Training(
         settings=Settings(options.steps, options.seconds or context.seconds, rate, options.accumulate, context.seed),
         tensors={name: comparison.student.state[name] for name in names},
         trained=trained,
-        batches=endless_batches(context.train, size or 1, context.seed),
+        batches=endless_batches(context.train, batch, context.seed),
         loss=comparison.training_loss,
         judge=lambda: comparison.heldout_loss(judged),
         folder=context.workdir,
         progress=context.progress,
     ).run()
     found = {name: comparison.student.state[name] for name in names}
-    return graph.with_state(found), Report(course.done, course.seconds, course.before, course.best, size or 1)
+    return graph.with_state(found), Report(course.done, course.seconds, course.before, course.best, batch)
