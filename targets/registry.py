@@ -96,7 +96,9 @@ def get_target(name: str, folders: Sequence[Path] | None = None) -> Target:
         return read_target(Path(name), folders)
     families, profiles = _described(folders)
     if name not in profiles:
-        close = difflib.get_close_matches(name.lower(), profiles, cutoff=0.4) or sorted(profiles)
+        named = name.lower()
+        begun = sorted(one for one in profiles if one.startswith(named))  # h100: one of several that are built
+        close = begun or difflib.get_close_matches(named, profiles, cutoff=0.4) or sorted(profiles)
         raise UserError(f"Target {name!r} is unknown; did you mean {' or '.join(close)}?")
     return _target(profiles[name], families)
 

@@ -43,6 +43,11 @@ def test_an_unknown_target_names_the_closest(name: str) -> None:
         get_target(name)
 
 
+def test_a_family_of_chips_is_no_target_but_names_its_members() -> None:
+    with pytest.raises(UserError, match=r"did you mean h100-pcie or h100-sxm\?"):
+        get_target("H100")
+
+
 CASES = {
     "an unknown figure": ("cores =", "cors =", "5: a toy chip has no figure 'cors'; it knows clock, cores, peak."),
     "another unit": ('unit = "core"', 'unit = "GHz"', "5: cores is in 'GHz'; give it in 'core'."),
