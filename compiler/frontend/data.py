@@ -19,7 +19,7 @@ from chipfit.frontend.function import function, load_module
 Example = tuple[Tensor, ...]  # the model's inputs, batch first
 Predict = Callable[..., Any]  # input tensors of any batch -> the model's output tensor (or a tuple of them)
 
-HELD_OUT_EVERY = 10  # of a file's examples, which come without a split
+HELD_OUT_EVERY = 10  # of examples that come without a split
 SYNTHETIC = 72  # examples made where no DATA is given
 ROUNDS = 12
 
@@ -45,6 +45,18 @@ class Data:
     heldout: Sequence[Example]
     metric: Metric | None = None
     synthetic: bool = False  # made up from the model: then quality is only agreement on made-up inputs
+
+    @property
+    def recovery(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        """What recovery trains on, and what it picks its best weights by: never by that on which quality is judged.
+
+        Without a metric those are the held-out examples. The weights are then picked by examples that were to train
+        on, the last ones: neighbours are often alike, as cuts of one photograph, and shall not be on both sides.
+        """
+        if self.metric:
+            return self.train, self.heldout
+        kept_back = max(1, len(self.train) // HELD_OUT_EVERY)
+        return self.train[:-kept_back] or self.train, self.train[-kept_back:]
 
 
 def batches(examples: Sequence[Example], size: int) -> Iterator[Example]:

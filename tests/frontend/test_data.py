@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chipfit.errors import UserError
-from chipfit.frontend.data import batched, batches, load_data
+from chipfit.frontend.data import Data, Metric, batched, batches, load_data
 
 IDS = (torch.zeros(1, 4, dtype=torch.int64),)
 PAIR = (torch.zeros(1, 3), torch.zeros(1, 2, 2))
@@ -38,6 +38,16 @@ def loader(tmp_path: Path) -> Path:
 def test_a_loader_returns_both_splits(loader: Path) -> None:
     data = load_data(f"{loader}:good", IDS)
     assert (len(data.train), len(data.heldout), data.metric, data.synthetic) == (3, 1, None, False)
+
+
+def test_recovery_never_picks_weights_by_what_quality_is_judged_on() -> None:
+    train, heldout = ([(torch.tensor([[float(row)]]),) for row in rows] for rows in (range(20), range(20, 24)))
+    trained, picked_by = Data(train, heldout).recovery
+    assert [row[0].item() for row in trained] == list(range(18))
+    assert [row[0].item() for row in picked_by] == [18, 19]
+    assert Data(train[:1], heldout).recovery == (train[:1], train[:1])
+    metric = Metric("score", "", True, lambda predict: 1.0)
+    assert Data(train, heldout, metric).recovery == (train, heldout)
 
 
 def test_jsonl_holds_one_example_a_line(tmp_path: Path) -> None:
