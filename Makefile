@@ -20,7 +20,7 @@ demo: $(VENV)/run.stamp  ## compress SmolLM2-135M to 60% of its latency on this 
 	$(BIN)/chipfit compile smollm2 --target host --budget latency=60% --passes "$(QUICK)" --out build/demo
 
 test: $(VENV)/dev.stamp  ## run all tests
-	@bash scripts/fashion-mnist.sh || echo "The tests that need Fashion-MNIST will be skipped."
+	@bash scripts/data.sh || echo "The tests that need this data will be skipped."
 	@bash scripts/aarch64.sh || echo "The tests that run programs of 64-bit ARM will be skipped."
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
@@ -59,8 +59,8 @@ bench-search: $(VENV)/modelopt.stamp  ## compare strategies at equal measured la
 bench-budgets: $(VENV)/run.stamp  ## compile to 60 random budgets and measure again, into docs/benchmarks/budgets.md
 	$(BIN)/python benchmarks/budgets.py
 
-data:  ## fetch Fashion-MNIST (Debian's package) into build/data
-	@bash scripts/fashion-mnist.sh
+data:  ## fetch Fashion-MNIST and Tux Paint's stamps (Debian's packages) into build/data
+	@bash scripts/data.sh
 
 venv: $(VENV)/run.stamp  ## set up .venv: the pinned packages, and chipfit in editable mode
 

@@ -32,7 +32,7 @@ PACKAGES = {  # and the models that each takes
 }
 BUDGETS = ("70%", "50%", "35%")
 SEEDS = (0, 1, 2)
-STEPS = {"resnet20": 300, "efficientnet_lite0": 100, "minilm": 200, "smollm2": 100}  # of recovery
+STEPS = {"resnet20": 300, "efficientnet_lite0": 300, "minilm": 200, "smollm2": 100}  # of recovery
 KEPT = {  # of the manifest
     **dict.fromkeys(("baseline", "result"), ("quality", "latency_ms", "weight_bytes")),
     **{"before_recovery": ("quality",), "certificate": ("latency_ratio",), "lineage": ("synthetic_data",)},

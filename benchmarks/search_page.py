@@ -128,9 +128,9 @@ others what their papers do.
 The loss is by how much the metric is worse on held-out data than the uncompressed model's, relative to that: before
 recovery with the repair done, after recovery at the end. Figures are means over seeds, the least and the most in
 brackets. Latency is measured, as a part of the uncompressed model's. `unreachable`: an arm can choose nothing so fast.
-EfficientNet-lite0 is trained on cuts of fifteen photographs and judged on forty of five others, which tells arms apart
-and no more: with ImageNet itself all would recover further. MiniLM's correlations can rise above the uncompressed
-model's by chance, and its loss is negative then.
+EfficientNet-lite0 is fitted to four hundred pictures of things on white and judged on sixty-four of other things: with
+ImageNet itself all arms would recover further. MiniLM's correlations can rise above the uncompressed model's by chance,
+and its loss is negative then.
 
 {summary(judged)}{absence(found)}
 

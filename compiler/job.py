@@ -169,13 +169,12 @@ class Job:
         graph = store.load(done[-1][1].folder) if done else self.teacher
         configuration = Configuration.from_json(done[-1][1].json()["configuration"]) if done else None
         exact = [stage for before, stage in done if before.exact]
-        train, heldout = self.study.data.recovery
         context = Context(
             teacher=store.load(exact[-1].folder) if exact else self.teacher,
             configuration=configuration or self.choice.configuration,
             calibration=self.study.calibration,
-            train=train,
-            heldout=heldout,
+            train=self.study.examples,
+            heldout=self.study.data.fitting[1],
             factored=self.study.factored,
             metric=self.study.data.metric,
             workdir=folder,

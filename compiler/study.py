@@ -5,6 +5,7 @@ Every property is a stage's result, made once and found again after a kill, by a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,8 +53,13 @@ class Study:
         return len(self.inputs[0]) if self.teacher.batch else 1
 
     @property
+    def examples(self) -> Sequence[Inputs]:
+        """What the compressed model is fitted to."""
+        return self.data.fitting[0]
+
+    @property
     def calibration(self) -> list[Inputs]:
-        return list(self.data.train[:CALIBRATION])
+        return list(self.examples[:CALIBRATION])
 
     @cached_property
     def factored(self) -> Graph:
@@ -69,7 +75,7 @@ class Study:
 
     @cached_property
     def survey(self) -> Survey:
-        return Survey(self.factored, self.data.train, **self._may)
+        return Survey(self.factored, self.examples, **self._may)
 
     @property
     def _may(self) -> dict[str, bool]:
@@ -102,7 +108,7 @@ class Study:
     def strategy(self, cls: type[Strategy], target: Target, tries: int = 0) -> Strategy:
         task = Task(
             teacher=self.teacher,
-            examples=self.data.train,
+            examples=self.examples,
             landscape=self.landscape(target, cls.surveyed),
             granularity=target.granularity,
             narrow=self.uses("prune-axes"),

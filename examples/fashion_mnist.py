@@ -1,33 +1,22 @@
 """Fashion-MNIST (Zalando, MIT licence) as Debian's package `dataset-fashion-mnist` installs it."""
 
 import gzip
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chipfit.errors import UserError
+from chipfit.examples import debian
 
-FOLDERS = (Path("build/data/usr/share/datasets/fashion-mnist"), Path("/usr/share/datasets/fashion-mnist"))
+PACKAGE = ("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist", "CHIPFIT_FASHION_MNIST")
 MEAN, DEVIATION = 0.286, 0.353  # of the training images, scaled to [0, 1]
 PREFIX = {"train": "train", "test": "t10k"}
 HEADER = {"images": 16, "labels": 8}  # bytes before the data in an IDX file
 
 
-def folder() -> Path:
-    """Where the data set lies: `CHIPFIT_FASHION_MNIST`, `build/data` (filled by `make data`) or Debian's own place."""
-    named = os.environ.get("CHIPFIT_FASHION_MNIST")
-    for candidate in (Path(named),) if named else FOLDERS:
-        if candidate.is_dir():
-            return candidate
-    raise UserError("Fashion-MNIST is not installed: run `make data`, or install Debian's dataset-fashion-mnist.")
-
-
 def _read(which: str, what: str, rank: int) -> np.ndarray:
-    path = folder() / f"{PREFIX[which]}-{what}-idx{rank}-ubyte.gz"
+    path = debian.folder(*PACKAGE) / f"{PREFIX[which]}-{what}-idx{rank}-ubyte.gz"
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=HEADER[what])
 
 

@@ -18,6 +18,9 @@ from chipfit.passes.base import Inputs
 from chipfit.passes.losses import attention, divergence, relative_error
 from chipfit.passes.precision import autocast
 
+# Examples in a batch below which batch norms keep their statistics: those of fewer are mostly noise (Wu and He 2018,
+# arXiv 1803.08494, figure 1: error rises from 16 down).
+NORMALISED = 16
 FUSED_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
@@ -114,7 +117,8 @@ class Comparison:
     @cached_property
     def module(self) -> fx.GraphModule:
         """The student in training; its parameters share storage with the student graph's state."""
-        return runnable(self.student, self.heads[0] if self.heads else None, self.taps, training=True)
+        training = (self.student.batch or 1) >= NORMALISED
+        return runnable(self.student, self.heads[0] if self.heads else None, self.taps, training)
 
     @cached_property
     def judged(self) -> fx.GraphModule:

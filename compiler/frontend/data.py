@@ -47,11 +47,12 @@ class Data:
     synthetic: bool = False  # made up from the model: then quality is only agreement on made-up inputs
 
     @property
-    def recovery(self) -> tuple[Sequence[Example], Sequence[Example]]:
-        """What recovery trains on, and what it picks its best weights by: never by that on which quality is judged.
+    def fitting(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        """What repair, search and recovery are fitted to, and what recovery picks its best weights by: neither is what
+        quality is judged on.
 
-        Without a metric those are the held-out examples. The weights are then picked by examples that were to train
-        on, the last ones: neighbours are often alike, as cuts of one photograph, and shall not be on both sides.
+        Without a metric that is the held-out examples. The weights are then picked by examples that were to train on,
+        the last ones: neighbours are often alike, as the pages of a book, and shall not be on both sides.
         """
         if self.metric:
             return self.train, self.heldout

@@ -21,7 +21,7 @@ from chipfit.passes import training
 from chipfit.passes.base import Context, Inputs, PreconditionError
 from chipfit.passes.batching import batch_size, endless_batches, first_batches
 from chipfit.passes.distill import Distill, recover, samples_per_example, usual_rate
-from chipfit.passes.matching import Comparison, find_head, shared_exits
+from chipfit.passes.matching import NORMALISED, Comparison, find_head, shared_exits
 from chipfit.passes.training import LOWERED, LOWEST, WARM_UP, Course, Settings, Training, rate
 
 STEPS = Distill(steps=12, learning_rate=1e-3, batch=8)
@@ -176,13 +176,15 @@ def test_logits_are_told_from_embeddings() -> None:
     assert find_head(teacher("bert")) is None
 
 
-def test_running_statistics_are_trained_too() -> None:
+@pytest.mark.parametrize("batch", [NORMALISED, NORMALISED // 2])
+def test_running_statistics_are_trained_too_where_a_batch_tells_them(batch: int) -> None:
     configuration = halved("resnet")
     student = apply(teacher("resnet"), configuration)
-    recovered, _ = recover(student, context("resnet", configuration), STEPS)
+    recovered, _ = recover(student, context("resnet", configuration), replace(STEPS, batch=batch))
     means = [name for name in student.state if name.endswith("running_mean")]
     assert means
-    assert all(not torch.equal(recovered.state[name], student.state[name]) for name in means)
+    kept = [torch.equal(recovered.state[name], student.state[name]) for name in means]
+    assert kept == [batch < NORMALISED] * len(means)
 
 
 def test_a_run_is_repeated_exactly_from_its_seed_and_steps() -> None:
