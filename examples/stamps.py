@@ -21,6 +21,8 @@ WIDTHS = 0.5, 1.0  # parts of an image's width that a thing takes
 
 def files() -> list[Path]:
     """In an order that mixes their kinds; without the mirrored ones that some have beside them."""
+    if importlib.util.find_spec("PIL") is None:
+        raise UserError("The stamps can't be read: run `pip install pillow==12.0.0`.")
     folder = debian.folder(*PACKAGE)
     found = [file.relative_to(folder) for file in folder.rglob("*.png") if not file.stem.endswith("_mirror")]
     things = [folder / file for file in sorted(found) if file.parts[0] != SIGNS]
@@ -37,8 +39,6 @@ def examples(pixels: int) -> tuple[list[Tensor], list[Tensor]]:
 
 def image(file: Path, pixels: int, chance: random.Random) -> Tensor:
     """A thing somewhere on white, [1, 3, pixels, pixels] in [0, 255], as large as `chance` will, mirrored or not."""
-    if importlib.util.find_spec("PIL") is None:
-        raise UserError("The stamps can't be read: run `pip install pillow==12.0.0`.")
     from PIL import Image, ImageOps  # an optional package
 
     ground = Image.new("RGB", (pixels, pixels), "white")
