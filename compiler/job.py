@@ -174,7 +174,7 @@ class Job:
             configuration=configuration or self.choice.configuration,
             calibration=self.study.calibration,
             train=self.study.examples,
-            heldout=self.study.data.fitting[1],
+            validation=self.study.data.validation,
             factored=self.study.factored,
             metric=self.study.data.metric,
             workdir=folder,

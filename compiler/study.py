@@ -55,7 +55,7 @@ class Study:
     @property
     def examples(self) -> Sequence[Inputs]:
         """What the compressed model is fitted to."""
-        return self.data.fitting[0]
+        return self.data.training
 
     @property
     def calibration(self) -> list[Inputs]:

@@ -42,7 +42,7 @@ class Context:
     """What a pass may look at besides the graph.
 
     `configuration` says how the graph differs, or is to differ, from the teacher, in the teacher's axes and indices.
-    Calibration, train and heldout data are input tuples, batch first, without labels. `factored` is the teacher with
+    Calibration, train and validation data are input tuples, batch first, without labels. `factored` is the teacher with
     every layer split that can be, if the search has looked at that. `seconds` is the time that a
     pass may take where it can choose, `workdir` a folder for its checkpoints (None: it keeps none).
     """
@@ -51,7 +51,7 @@ class Context:
     configuration: Configuration = field(default_factory=Configuration)
     calibration: Sequence[Inputs] = ()
     train: Sequence[Inputs] = ()
-    heldout: Sequence[Inputs] = ()
+    validation: Sequence[Inputs] = ()
     metric: Metric | None = None
     factored: Graph | None = None
     workdir: Path | None = None

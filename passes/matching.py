@@ -154,7 +154,7 @@ class Comparison:
         ]
         return loss + self.hidden * torch.stack(errors).mean()
 
-    def heldout_loss(self, examples: Sequence[Inputs]) -> float:
+    def validation_loss(self, examples: Sequence[Inputs]) -> float:
         """Mean loss of the outputs alone over batches that training doesn't see."""
         with torch.no_grad(), autocast():
             pairs = ((called(self.judged, inputs), called(self.guide, inputs)) for inputs in examples)

@@ -20,7 +20,7 @@ from chipfit.passes.base import Inputs, Progress, silent
 WARM_UP = 10  # steps
 SLOWER = 1.1  # an average step is than the fastest of the timed ones
 TIMED = 4  # steps, after which the number of steps is fixed where a time was asked for
-JUDGED = 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1  # parts of the steps after which the held-out loss is taken
+JUDGED = 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1  # parts of the steps after which the validation loss is taken
 RISES = 2  # in a row, after which the learning rate is too high; a good one may well lift the loss at first
 LOWERED, LOWEST = 1 / 4, 1 / 16  # parts: what becomes of a rate that is too high, and below which training ends
 BETAS = (0.9, 0.95)
@@ -65,7 +65,7 @@ class Course:
 
     @property
     def judgements(self) -> tuple[int, ...]:
-        """After how many steps the held-out loss is taken, none before it is known how many there are."""
+        """After how many steps the validation loss is taken, none before it is known how many there are."""
         return tuple(math.ceil(part * self.planned) for part in JUDGED) if self.planned else ()
 
     @property
@@ -84,8 +84,8 @@ def rate(done: int, planned: int) -> float:
 class Training:
     """One run over `tensors`, all of which `loss` reads and training may change in place.
 
-    `loss` gives the loss of a batch with gradients, `judge` the held-out loss. A run is determined by its settings and
-    batches if `steps` is given; with `seconds` by the machine's speed in the first steps, too.
+    `loss` gives the loss of a batch with gradients, `judge` the validation loss. A run is determined by its settings
+    and batches if `steps` is given; with `seconds` by the machine's speed in the first steps, too.
     """
 
     settings: Settings

@@ -47,17 +47,22 @@ class Data:
     synthetic: bool = False  # made up from the model: then quality is only agreement on made-up inputs
 
     @property
-    def fitting(self) -> tuple[Sequence[Example], Sequence[Example]]:
-        """What repair, search and recovery are fitted to, and what recovery picks its best weights by: neither is what
-        quality is judged on.
+    def training(self) -> Sequence[Example]:
+        """What repair, search and recovery are fitted to."""
+        return self.train if self.metric else self.train[: -self._kept_back] or self.train
 
-        Without a metric that is the held-out examples. The weights are then picked by examples that were to train on,
-        the last ones: neighbours are often alike, as the pages of a book, and shall not be on both sides.
+    @property
+    def validation(self) -> Sequence[Example]:
+        """What recovery picks its best weights by; quality is judged on none of it.
+
+        Without a metric the held-out examples judge quality. The weights are then picked by the last of those to train
+        on: neighbours are often alike, as the pages of a book, and shall not be on both sides.
         """
-        if self.metric:
-            return self.train, self.heldout
-        kept_back = max(1, len(self.train) // HELD_OUT_EVERY)
-        return self.train[:-kept_back] or self.train, self.train[-kept_back:]
+        return self.heldout if self.metric else self.train[-self._kept_back :]
+
+    @property
+    def _kept_back(self) -> int:
+        return max(1, len(self.train) // HELD_OUT_EVERY)
 
 
 def batches(examples: Sequence[Example], size: int) -> Iterator[Example]:

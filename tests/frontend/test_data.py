@@ -42,12 +42,12 @@ def test_a_loader_returns_both_splits(loader: Path) -> None:
 
 def test_nothing_is_fitted_to_or_picked_by_what_quality_is_judged_on() -> None:
     train, heldout = ([(torch.tensor([[float(row)]]),) for row in rows] for rows in (range(20), range(20, 24)))
-    trained, picked_by = Data(train, heldout).fitting
-    assert [row[0].item() for row in trained] == list(range(18))
-    assert [row[0].item() for row in picked_by] == [18, 19]
-    assert Data(train[:1], heldout).fitting == (train[:1], train[:1])
+    data = Data(train, heldout)
+    assert [row[0].item() for row in data.training] == list(range(18))
+    assert [row[0].item() for row in data.validation] == [18, 19]
+    assert Data(train[:1], heldout).training == Data(train[:1], heldout).validation == train[:1]
     metric = Metric("score", "", True, lambda predict: 1.0)
-    assert Data(train, heldout, metric).fitting == (train, heldout)
+    assert (Data(train, heldout, metric).training, Data(train, heldout, metric).validation) == (train, heldout)
 
 
 def test_jsonl_holds_one_example_a_line(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def context(name: str, configuration: Configuration, workdir: Path | None = None
         teacher=teacher(name),
         configuration=configuration,
         train=examples(name, 128, 0),
-        heldout=examples(name, 16, 1),
+        validation=examples(name, 16, 1),
         workdir=workdir,
     )
 
@@ -95,7 +95,7 @@ def test_weights_that_training_spoils_are_not_kept() -> None:
 
 
 def trained(losses: list[float], steps: int) -> tuple[Training, list[float]]:
-    """A run with held-out losses that are made up, and the rate of each of its steps."""
+    """A run with validation losses that are made up, and the rate of each of its steps."""
     weight, rates, given = torch.nn.Parameter(torch.ones(1)), list[float](), iter(losses)
 
     def loss(inputs: Inputs, generator: torch.Generator) -> Tensor:
@@ -241,7 +241,7 @@ def test_few_images_in_a_step_lower_the_learning_rate_as_many_tokens_do_not() ->
     image, tokens = torch.zeros(1, 3, 8, 8), torch.zeros(1, 200, dtype=torch.long)
     assert samples_per_example((image,)) == 1
     assert samples_per_example((tokens, torch.zeros(1, 1, dtype=torch.long))) == 200
-    assert usual_rate(1_000_000, 4 * 1) == pytest.approx(usual_rate(1_000_000, 16 * 1) / 2)
+    assert usual_rate(1_000_000, 4 * 1) == pytest.approx(usual_rate(1_000_000, 16 * 1) / 4**0.75)
     assert usual_rate(1_000_000, 128 * 1) == usual_rate(1_000_000, 4 * 200)
 
 
@@ -263,7 +263,7 @@ def test_each_epoch_sees_every_example_once_in_its_own_order() -> None:
 
 def test_what_cannot_run_says_why() -> None:
     whole = context("llama", Configuration())
-    with pytest.raises(PreconditionError, match="training and held-out inputs"):
+    with pytest.raises(PreconditionError, match="training and validation inputs"):
         STEPS.requires(teacher("llama"), replace(whole, train=()))
     with pytest.raises(PreconditionError, match="when to stop"):
         Distill().requires(teacher("llama"), whole)
