@@ -21,9 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol, TypeVar
 
-from latency import processor
-
 from chipfit.stages import DONE as STAGE
+from chipfit.targets.detect import processor
 
 DONE, INFEASIBLE = 0, 3  # exit codes of commands that are answers; after any other a cell is tried again
 INTERRUPTED = 130

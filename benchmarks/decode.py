@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import llama
-from latency import processor
 
 from chipfit.codegen import compile_graph
 from chipfit.examples import smollm2, smollm2_decode
@@ -21,6 +20,7 @@ from chipfit.measure import Timing, interleave, paired_ratio
 from chipfit.passes.base import Context
 from chipfit.passes.bfloat16 import Bfloat16
 from chipfit.passes.quantize import Quantize
+from chipfit.targets.detect import processor
 from chipfit.targets.registry import get_target
 
 THREADS = (1, 2)

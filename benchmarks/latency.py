@@ -17,6 +17,7 @@ from chipfit.bench import OURS, bench_model
 from chipfit.measure import SETTLE, TIMED, WARM
 from chipfit.peers import PEERS, version_of
 from chipfit.progress import shown
+from chipfit.targets.detect import processor
 
 MODELS = (
     *("resnet20", "benchmarks/models.py:resnet18", "benchmarks/models.py:resnet50", "mobilenetv2"),
@@ -26,12 +27,6 @@ SECONDS_PER_MODEL = 25.0
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "codegen.md"
 
 Results = Sequence[Mapping[str, Any]]
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def page(results: Mapping[int, Results], load: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from latency import name_of, processor
+from latency import name_of
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from chipfit.passes.bfloat16 import Bfloat16
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.quantize import Quantize
 from chipfit.peers import ONNX, Call, onnx_file, openvino, torch_eager, version_of
+from chipfit.targets.detect import processor
 from chipfit.targets.registry import get_target
 
 MODELS = ("benchmarks/models.py:resnet18", "minilm", "smollm2")

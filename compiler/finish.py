@@ -31,6 +31,7 @@ from chipfit.targets.energy import STATUS as ENERGY_STATUS
 from chipfit.targets.registry import Target
 
 LAYERS = 8  # the slowest, which the report tells the limits of on every chip
+TOOLS = {"chipfit": "chipfit", "tvm": "apache-tvm", "torch": "torch"}  # and the packages that they come in
 RECOVERY = "distill"  # quality is judged before this pass and at the end
 
 
@@ -101,7 +102,7 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
     result = costs(made, pair.result_ms if pair else None) | {"peak_memory_bytes": job.workbench.peak_bytes(job.result)}
     return {
         "source": lineage.get("source", ""),
-        "target": {"name": job.target.name, "status": job.target.status, "machine": machine(job.target)},
+        "target": chip(job.target),
         "budget": {"limits": [str(limit) for limit in job.budget.limits], "keep": keep},
         "baseline": {
             **costs(before, pair.baseline_ms if pair else None),
@@ -127,11 +128,15 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
 
 def stamp() -> dict[str, str]:
     """When and by what."""
-    return {"made": datetime.now(UTC).isoformat(), "chipfit": version("chipfit")}
+    versions = {name: version(package) for name, package in TOOLS.items()}
+    return {"made": datetime.now(UTC).isoformat(timespec="seconds"), **versions}
 
 
-def machine(target: Target) -> str:
-    return platform.machine() if target.is_host else target.profile.triple.partition("-")[0]
+def chip(target: Target) -> dict[str, Any]:
+    """What the library is for, and was timed on if it was."""
+    machine = platform.machine() if target.is_host else target.profile.triple.partition("-")[0]
+    processor = {"processor": target.profile.summary, "threads": target.cpu.threads}
+    return {"name": target.name, "status": target.status, "machine": machine, **processor}
 
 
 def predicted(job: Job, before: Cost, after: Cost) -> dict[str, Any]:

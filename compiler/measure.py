@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import platform
 import statistics
 import sys
 import threading
@@ -42,15 +41,6 @@ class Timing:
     @property
     def median_ms(self) -> float:
         return statistics.median(self.samples)
-
-
-@dataclass(frozen=True)
-class MachineState:
-    """What else could have moved a timing: threads allowed, load average over a minute, processor."""
-
-    threads: int
-    load: float
-    processor: str
 
 
 def interleave(
@@ -198,12 +188,6 @@ def paired_error(timings: Mapping[str, Timing], name: str, baseline: str) -> flo
     size = max(1, len(ratios) // BLOCKS)
     medians = [statistics.median(ratios[start : start + size]) for start in range(0, len(ratios) - size + 1, size)]
     return statistics.stdev(medians) / math.sqrt(len(medians)) / statistics.median(ratios)
-
-
-def machine_state(threads: int) -> MachineState:
-    """The state to report with timings that ran on `threads` threads."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return MachineState(threads, load, platform.processor() or platform.machine())
 
 
 def turn_ms(function: Callable[[], object]) -> float:

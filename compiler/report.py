@@ -28,7 +28,7 @@ class TextTable:
 
 def write_report(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes `report.md` into the artifact's folder; `record` is the manifest, with or without its list of files."""
-    parts = [f"# {headline(record)}", verdict(record), *(table.markdown() for table in tables(record))]
+    parts = [f"# {headline(record)}", verdict(record), origin(record), *(table.markdown() for table in tables(record))]
     (folder / REPORT).write_text("\n\n".join(part.rstrip() for part in parts) + "\n", encoding="utf-8")
 
 
@@ -49,6 +49,15 @@ def verdict(record: Mapping[str, Any]) -> str:
     certificate = record["certificate"]
     held = [f"{name} takes {limit['used']:.1%} of it ({limit['by']})" for name, limit in certificate["limits"].items()]
     return f"The budget is {'met' if certificate['met'] else 'NOT met'}: {', '.join(held)}."
+
+
+def origin(record: Mapping[str, Any]) -> str:
+    """What it was made for and by."""
+    target, by = record["target"], record["lineage"]
+    return (
+        f"Made for {target['processor']} ({target['threads']} threads) on {by['made'].partition('T')[0]} by chipfit "
+        f"{by['chipfit']}, TVM {by['tvm']} and torch {by['torch']}."
+    )
 
 
 def cost_table(record: Mapping[str, Any]) -> TextTable:

@@ -37,12 +37,17 @@ def detect_host(base: Profile) -> Profile:
     figures["cores"] = Figure(threads, "core", "affinity, control group and topology of this process", "measured")
     return replace(
         base,
-        summary=_cpu_field("model name") or platform.machine(),
+        summary=processor(),
         figures=figures,
         triple=codegen.llvm_get_system_triple(),
         arch=codegen.llvm_get_system_cpu(),
         features=tuple(sorted(LLVM_FEATURES[feature] for feature in LLVM_FEATURES.keys() & _features())),
     )
+
+
+def processor() -> str:
+    """The processor's name as the system tells it, the kind of machine if it doesn't."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def identity() -> str:

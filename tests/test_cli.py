@@ -19,7 +19,7 @@ QUALITY = {"metric": "accuracy", "unit": "", "value": 0.9, "retention": 0.97, "p
 COSTS = {"latency_ms": 2.0, "peak_memory_bytes": 3_000_000, "weight_bytes": 1_000_000, "energy_mj": None}
 RECORD = {
     "source": "resnet20",
-    "target": {"name": "host", "status": "calibrated"},
+    "target": {"name": "host", "status": "calibrated", "processor": "A chip", "threads": 2},
     "budget": {"limits": ["latency=50%"], "keep": None},
     "baseline": {**COSTS, "quality": QUALITY},
     "before_recovery": {"quality": QUALITY},
@@ -28,7 +28,7 @@ RECORD = {
     "certificate": {"met": True, "binding": "latency", "limits": {"latency": {"used": 0.98, "by": "measured"}}},
     "passes": [{"pass": "prune-axes", "modified": True, "seconds": 1.0}],
     "stock": [{"function": "take", "share": 0.02}],
-    "lineage": {},
+    "lineage": {"made": "2026-11-22T10:00:00+00:00", "chipfit": "0.1.0", "tvm": "0.27", "torch": "2.13"},
 }
 
 
@@ -134,7 +134,7 @@ def test_report_prints_costs_quality_and_the_verdict(artifact: Path, capsys) -> 
     code, out, _ = told(capsys, "report", str(artifact))
     assert code == 0
     costs, quality = ("baseline", "predicted", "measured", "0.987 ms"), ("97.0%", "hard", "0.85")
-    for part in ("latency=50%", *costs, *quality, "The budget is met"):
+    for part in ("latency=50%", *costs, *quality, "Made for A chip (2 threads) on 2026-11-22", "The budget is met"):
         assert part in out
 
 

@@ -18,7 +18,6 @@ from chipfit.measure import (
     copies_of,
     hand_over,
     interleave,
-    machine_state,
     over_copies,
     paired_error,
     paired_ratio,
@@ -123,7 +122,3 @@ def test_the_error_is_that_of_rounds_taken_together() -> None:
     timings = {"a": Timing(tuple(ratios)), "b": Timing((1.0,) * 160)}
     assert paired_error(timings, "a", "b") == pytest.approx(0.2 / 2 * (8 / 7) ** 0.5 / 8**0.5)
     assert paired_error({"a": Timing((1.0, 1.0, 1.0)), "b": Timing((2.0, 2.0, 2.0))}, "a", "b") == 0.0
-
-
-def test_the_machine_state_tells_the_threads() -> None:
-    assert machine_state(2).threads == 2

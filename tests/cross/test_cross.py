@@ -139,7 +139,13 @@ def test_the_main_job_says_what_was_not_run(emulator, tmp_path):
     out = tmp_path / "out"
     artifact = compile_source(f"{tmp_path / 'net.py'}:model", target=ARM, budget="latency=60%", passes=passes, out=out)
     record = artifact.manifest
-    assert record["target"] == {"name": ARM, "status": "uncalibrated", "machine": "aarch64"}
+    assert record["target"] == {
+        "name": ARM,
+        "status": "uncalibrated",
+        "machine": "aarch64",
+        "processor": get_target(ARM).profile.summary,
+        "threads": get_target(ARM).cpu.threads,
+    }
     assert record["baseline"]["latency_ms"] is None
     assert record["result"]["latency_ms"] is None
     assert record["certificate"]["limits"]["latency"]["by"] == "predicted, uncalibrated"
