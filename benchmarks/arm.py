@@ -21,7 +21,8 @@ from chipfit.codegen.inner_loops import MCA, Loop, assembly, mca_cycles, product
 from chipfit.codegen.library import fixed_values, tvm_target
 from chipfit.codegen.lower import lower
 from chipfit.codegen.program import Call, Generated
-from chipfit.codegen.spec import ConvSpec, MatmulSpec
+from chipfit.codegen.spec_images import ConvSpec
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.kernels import kernels, work

@@ -12,7 +12,8 @@ import tvm
 from chipfit.codegen.images import build_pack_image, build_unpack_image
 from chipfit.codegen.library import tvm_target
 from chipfit.codegen.packing import pack
-from chipfit.codegen.spec import KernelSpec, PackImageSpec, UnpackImageSpec
+from chipfit.codegen.spec import KernelSpec
+from chipfit.codegen.spec_images import PackImageSpec, UnpackImageSpec
 from chipfit.ir.images import Image, Shape
 from chipfit.targets.registry import get_target
 from chipfit.targets.tiles import Tile

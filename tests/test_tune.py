@@ -13,7 +13,7 @@ from chipfit.codegen import schedule
 from chipfit.codegen.library import compile_graph, fixed_values
 from chipfit.codegen.lower import Lowering
 from chipfit.codegen.program import Effort, Generated, Program
-from chipfit.codegen.spec import MatmulSpec
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.ir.graph import Graph

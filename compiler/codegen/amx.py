@@ -17,7 +17,7 @@ from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.nontemporal import fence, nontemporal, store
 from chipfit.codegen.rounding import RoundedRows
-from chipfit.codegen.spec import MatmulSpec
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, AMX_SIDE, AMX_SKEW, ROW_STEP, round_up
 from chipfit.targets.tiles import Tile

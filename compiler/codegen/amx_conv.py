@@ -21,7 +21,7 @@ from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import LINE, Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Output
 from chipfit.codegen.rounded_images import RoundedImage
-from chipfit.codegen.spec import ConvSpec
+from chipfit.codegen.spec_images import ConvSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import AMX_PANEL, AMX_SIDE, ROW_STEP, image_depth, round_up
 from chipfit.targets.tiles import Tile

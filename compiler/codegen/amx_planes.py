@@ -17,7 +17,7 @@ from chipfit.codegen.amx import rounded
 from chipfit.codegen.amx_conv import AmxConv, build_with
 from chipfit.codegen.epilogue import image_layout
 from chipfit.codegen.kernel import Buffer, Expr, pieces
-from chipfit.codegen.spec import ConvSpec
+from chipfit.codegen.spec_images import ConvSpec
 from chipfit.codegen.transpose import transpose
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import AMX_DEPTH, AMX_SIDE

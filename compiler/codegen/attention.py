@@ -12,7 +12,8 @@ from chipfit.codegen.epilogue import Finish, Layout, dense_layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
 from chipfit.codegen.rows import Row, Value, softmax_row
-from chipfit.codegen.spec import AttentionSpec, Epilogue
+from chipfit.codegen.spec import NO_STEPS
+from chipfit.codegen.spec_matmuls import AttentionSpec
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
@@ -137,7 +138,7 @@ class _Attention:
 
     @property
     def _plain(self) -> Finish:
-        return Finish(self.simd, Epilogue(), (), (1, 1))
+        return Finish(self.simd, NO_STEPS, (), (1, 1))
 
     def _score(self, scores: Buffer, start: Expr, z: Expr, row: Expr) -> Value:
         """scale * score + mask along one row; what a causal attention hides is as low as can be."""

@@ -26,21 +26,17 @@ from chipfit.codegen.program import Call, Generated, Program, Stock, Tensor
 from chipfit.codegen.rounding import build_rounding
 from chipfit.codegen.rows import build_norm, build_softmax
 from chipfit.codegen.schedule import OURS, schedule_stock
-from chipfit.codegen.spec import (
-    AttentionSpec,
+from chipfit.codegen.spec_images import (
     ConvSpec,
     DepthwiseSpec,
     GlobalPoolSpec,
-    MatmulSpec,
-    NormSpec,
     PackImageSpec,
-    PointwiseSpec,
     PoolSpec,
-    RoundSpec,
-    SoftmaxSpec,
     UnpackImageSpec,
     WinogradSpec,
 )
+from chipfit.codegen.spec_matmuls import AttentionSpec, MatmulSpec
+from chipfit.codegen.spec_rows import NormSpec, PointwiseSpec, RoundSpec, SoftmaxSpec
 from chipfit.codegen.stock import normalised, relax_function
 from chipfit.codegen.winograd import build_winograd
 from chipfit.ir.images import Shape

@@ -17,7 +17,7 @@ from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Number, Output, RegisterTile
 from chipfit.codegen.rounded_images import RoundedImage
-from chipfit.codegen.spec import ConvSpec, DepthwiseSpec
+from chipfit.codegen.spec_images import ConvSpec, DepthwiseSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import Tile, pixel_block

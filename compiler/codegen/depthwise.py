@@ -14,7 +14,7 @@ from chipfit.codegen.epilogue import Finish, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function, jobs, pieces
 from chipfit.codegen.register import Output
-from chipfit.codegen.spec import DepthwiseSpec
+from chipfit.codegen.spec_images import DepthwiseSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.tiles import Tile, pixel_block
 

@@ -16,7 +16,8 @@ from chipfit.codegen.dots import HALF
 from chipfit.codegen.epilogue import Finish, Layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
-from chipfit.codegen.spec import Epilogue, MatmulSpec, Operand, Step
+from chipfit.codegen.spec import Epilogue, Operand, Step
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import HALF_BLOCK, Tile

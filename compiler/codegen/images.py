@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T
 
 from chipfit.codegen.epilogue import dense_layout, image_layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces
-from chipfit.codegen.spec import PackImageSpec, UnpackImageSpec
+from chipfit.codegen.spec_images import PackImageSpec, UnpackImageSpec
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.ir.images import Image, Shape, planar_shape
 from chipfit.targets.tiles import Tile

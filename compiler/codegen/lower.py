@@ -16,7 +16,8 @@ import torch
 
 from chipfit.codegen import lower_attention, lower_images, lower_matmuls, lower_rows
 from chipfit.codegen.program import Call, Choose, Generated, Program, Stock, Tensor, Weight, first
-from chipfit.codegen.spec import Argument, KernelSpec, PackImageSpec, UnpackImageSpec
+from chipfit.codegen.spec import Argument, KernelSpec
+from chipfit.codegen.spec_images import PackImageSpec, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, masks, outside
 from chipfit.ir.graph import Graph, Node, TensorType, Value

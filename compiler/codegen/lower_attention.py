@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from chipfit.codegen.lower_matmuls import matrices
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import AttentionSpec, View, dense
+from chipfit.codegen.spec import View, dense
+from chipfit.codegen.spec_matmuls import AttentionSpec
 from chipfit.codegen.views import Unsupported, strided
 from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Value

@@ -6,16 +6,9 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import (
-    ConvSpec,
-    DepthwiseSpec,
-    GlobalPoolSpec,
-    Multiplied,
-    Operand,
-    PointwiseSpec,
-    PoolSpec,
-    WinogradSpec,
-)
+from chipfit.codegen.spec import Operand
+from chipfit.codegen.spec_images import ConvSpec, DepthwiseSpec, GlobalPoolSpec, Multiplied, PoolSpec, WinogradSpec
+from chipfit.codegen.spec_rows import PointwiseSpec
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported
 from chipfit.ir.fusion import Kernel

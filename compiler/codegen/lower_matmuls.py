@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import MatmulSpec, Operand, View
+from chipfit.codegen.spec import Operand, View
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported, strided
 from chipfit.ir.fusion import Kernel

@@ -10,7 +10,8 @@ import torch
 
 from chipfit.codegen import lower_images
 from chipfit.codegen.program import Tensor
-from chipfit.codegen.spec import NormSpec, Operand, PointwiseSpec, RoundSpec, SoftmaxSpec
+from chipfit.codegen.spec import Operand
+from chipfit.codegen.spec_rows import NormSpec, PointwiseSpec, RoundSpec, SoftmaxSpec
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported, collapse, strided
 from chipfit.ir.fusion import STRIDED, Kernel, is_factor, rounds_rows

@@ -15,7 +15,8 @@ from chipfit.codegen.nibbles import Nibbles
 from chipfit.codegen.nontemporal import fence, nontemporal
 from chipfit.codegen.register import Multiply, Output, RegisterTile
 from chipfit.codegen.rounding import RoundedRows
-from chipfit.codegen.spec import MatmulSpec, View, dense
+from chipfit.codegen.spec import View, dense
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up

@@ -12,7 +12,8 @@ from tvm.tirx import PrimFunc
 from chipfit.codegen.epilogue import Finish, dense_layout, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function, jobs, pieces, split
-from chipfit.codegen.spec import Epilogue, Operand, PointwiseSpec
+from chipfit.codegen.spec import Epilogue, Operand
+from chipfit.codegen.spec_rows import PointwiseSpec
 from chipfit.ir.images import Image, Shape
 from chipfit.targets.tiles import Tile
 

@@ -11,7 +11,7 @@ from tvm.tirx.script import builder as T
 from chipfit.codegen.epilogue import Finish, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function, jobs
-from chipfit.codegen.spec import GlobalPoolSpec, PoolSpec
+from chipfit.codegen.spec_images import GlobalPoolSpec, PoolSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.tiles import Tile
 

@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T
 
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces
 from chipfit.codegen.rows import PARALLEL, Row
-from chipfit.codegen.spec import RoundSpec
+from chipfit.codegen.spec_rows import RoundSpec
 from chipfit.ir.images import Shape
 from chipfit.ir.rounded import LARGEST, LEAST
 from chipfit.targets.packed import row_words, scale_word

@@ -11,7 +11,7 @@ from tvm.tirx.script import builder as T
 
 from chipfit.codegen.epilogue import Finish, dense_layout
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces
-from chipfit.codegen.spec import NormSpec, SoftmaxSpec
+from chipfit.codegen.spec_rows import NormSpec, SoftmaxSpec
 from chipfit.codegen.vector import exp, log
 from chipfit.ir.images import Shape
 from chipfit.targets.tiles import Tile

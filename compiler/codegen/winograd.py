@@ -18,7 +18,8 @@ from chipfit.codegen.epilogue import Finish, Layout, image_layout
 from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces, split
 from chipfit.codegen.register import Multiply, Output, RegisterTile
-from chipfit.codegen.spec import Epilogue, WinogradSpec
+from chipfit.codegen.spec import NO_STEPS
+from chipfit.codegen.spec_images import WinogradSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
 from chipfit.targets.tiles import Tile
@@ -139,7 +140,7 @@ class _Winograd:
                     self.simd.prefetch(self.w, panel + whole + position * depth * width + share)
                 multiply([turned.buffer[turned.row(position, t + i) * self.stride + k] for i in range(rows)], vectors)
 
-        plain = replace(self.output.finish, epilogue=Epilogue())
+        plain = replace(self.output.finish, epilogue=NO_STEPS)
         into = Output(products, Layout((position * count + t) * width, (width, 1)), plain)
         RegisterTile(self.simd, rows, size, padded=True).emit(reduce, lambda row, column: (row, column), into)
 

@@ -12,7 +12,8 @@ from chipfit.codegen.amx import build_amx_matmul
 from chipfit.codegen.matmul import build_matmul
 from chipfit.codegen.packing import bfloat16
 from chipfit.codegen.runtime import allow_matrix_unit
-from chipfit.codegen.spec import Epilogue, MatmulSpec, Operand, Step
+from chipfit.codegen.spec import Epilogue, Operand, Step
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.targets.detect import has_amx
 from chipfit.targets.tiles import Tile
 

@@ -11,7 +11,8 @@ from kernel_runner import LANES, run_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from chipfit.codegen.attention import build_attention
-from chipfit.codegen.spec import AttentionSpec, View, dense
+from chipfit.codegen.spec import View, dense
+from chipfit.codegen.spec_matmuls import AttentionSpec
 from chipfit.targets.tiles import Tile
 
 

@@ -10,7 +10,8 @@ from kernel_runner import LANES, run_kernel
 
 from chipfit.codegen.half import build_half_matmul
 from chipfit.codegen.matmul import build_matmul
-from chipfit.codegen.spec import Epilogue, MatmulSpec, Operand, Step
+from chipfit.codegen.spec import Epilogue, Operand, Step
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.targets.tiles import Tile
 
 RANDOM = np.random.default_rng(0)

@@ -20,17 +20,8 @@ from chipfit.codegen.depthwise import build_depthwise
 from chipfit.codegen.images import build_pack_image
 from chipfit.codegen.pool import build_global_pool, build_pool
 from chipfit.codegen.runtime import allow_matrix_unit
-from chipfit.codegen.spec import (
-    ConvSpec,
-    DepthwiseSpec,
-    Epilogue,
-    GlobalPoolSpec,
-    Operand,
-    PackImageSpec,
-    PoolSpec,
-    Step,
-    WinogradSpec,
-)
+from chipfit.codegen.spec import Epilogue, Operand, Step
+from chipfit.codegen.spec_images import ConvSpec, DepthwiseSpec, GlobalPoolSpec, PackImageSpec, PoolSpec, WinogradSpec
 from chipfit.codegen.winograd import build_winograd
 from chipfit.ir.images import Image
 from chipfit.targets.detect import has_amx

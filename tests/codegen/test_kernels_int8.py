@@ -15,7 +15,9 @@ from chipfit.codegen.amx import build_amx_matmul
 from chipfit.codegen.matmul import build_matmul
 from chipfit.codegen.rounding import build_rounding
 from chipfit.codegen.runtime import allow_matrix_unit
-from chipfit.codegen.spec import Epilogue, MatmulSpec, Operand, RoundSpec, Step
+from chipfit.codegen.spec import Epilogue, Operand, Step
+from chipfit.codegen.spec_matmuls import MatmulSpec
+from chipfit.codegen.spec_rows import RoundSpec
 from chipfit.targets.detect import detect_host, has_int8
 from chipfit.targets.packed import scale_word
 from chipfit.targets.registry import get_target

@@ -16,7 +16,8 @@ from chipfit.codegen.amx_conv import build_amx_conv
 from chipfit.codegen.amx_planes import build_amx_planes
 from chipfit.codegen.conv import build_conv
 from chipfit.codegen.runtime import allow_matrix_unit
-from chipfit.codegen.spec import ConvSpec, Epilogue, Operand, Step
+from chipfit.codegen.spec import Epilogue, Operand, Step
+from chipfit.codegen.spec_images import ConvSpec
 from chipfit.ir.images import Image
 from chipfit.targets.detect import has_int8
 from chipfit.targets.tiles import Tile

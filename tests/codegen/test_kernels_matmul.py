@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from kernel_runner import LANES, TILE, run_kernel
 
 from chipfit.codegen.matmul import build_matmul
-from chipfit.codegen.spec import Epilogue, MatmulSpec, Operand, Step, View
+from chipfit.codegen.spec import Epilogue, Operand, Step, View
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.passes.quantize import int4
 from chipfit.targets.tiles import Tile
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from chipfit.codegen.pointwise import build_pointwise, collapse
 from chipfit.codegen.rows import build_norm, build_softmax
-from chipfit.codegen.spec import Epilogue, NormSpec, Operand, PointwiseSpec, Result, SoftmaxSpec, Step
+from chipfit.codegen.spec import Epilogue, Operand, Result, Step
+from chipfit.codegen.spec_rows import NormSpec, PointwiseSpec, SoftmaxSpec
 from chipfit.codegen.vector import POINTWISE
 from chipfit.ir.images import Image
 

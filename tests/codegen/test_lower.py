@@ -15,7 +15,7 @@ from chipfit.codegen import check, compile_graph
 from chipfit.codegen.library import fixed_values
 from chipfit.codegen.lower import lower
 from chipfit.codegen.program import Generated, Program, Stock
-from chipfit.codegen.spec import AttentionSpec, MatmulSpec
+from chipfit.codegen.spec_matmuls import AttentionSpec, MatmulSpec
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch

@@ -8,7 +8,7 @@ import tvm
 
 from chipfit.codegen.amx import build_amx_matmul
 from chipfit.codegen.library import tvm_target
-from chipfit.codegen.spec import MatmulSpec
+from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.targets.detect import has_int8, identity, usable_cores
 from chipfit.targets.reading import read_folder
 from chipfit.targets.registry import FOLDERS, get_target
