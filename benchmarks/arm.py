@@ -24,9 +24,10 @@ from chipfit.codegen.program import Call, Generated
 from chipfit.codegen.spec_images import ConvSpec
 from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.ir.configuration import Configuration
+from chipfit.ir.fusion import kernels
 from chipfit.ir.graph import Graph
-from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import work
 from chipfit.targets.registry import Target, get_target
 
 CHIP, MODEL = "cortex-a76", "neoverse-n1"  # LLVM schedules the first by an older core's model; the second is its twin

@@ -32,9 +32,10 @@ from chipfit.codegen.check import probe
 from chipfit.codegen.library import numpy_weights
 from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
+from chipfit.ir.fusion import kernels
 from chipfit.ir.graph import Graph
-from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import work
 from chipfit.measure import milliseconds
 from chipfit.passes.base import silent
 from chipfit.progress import shown

@@ -15,9 +15,10 @@ from chipfit.ir.apply import rebatch
 from chipfit.ir.axes import analyse
 from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
+from chipfit.ir.fusion import kernels
 from chipfit.ir.graph import Graph
-from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import work
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.search.curves import step_of
 from chipfit.targets.cost import Cost

@@ -13,7 +13,8 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from chipfit.ir.images import FEW_CHANNELS
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import Work
 from chipfit.targets.matrix_unit import (
     convolution_tiles,
     image_rounding_cycles,

@@ -11,7 +11,8 @@ from types import MappingProxyType
 import numpy as np
 from scipy.optimize import least_squares
 
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import Work
 from chipfit.targets.calibrate import Calibration, Sample, errors, told
 from chipfit.targets.gpu import GpuModel
 from chipfit.targets.profile import Figure, Profile

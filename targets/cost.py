@@ -10,9 +10,11 @@ import numpy as np
 
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
+from chipfit.ir.fusion import planned
 from chipfit.ir.graph import Graph, Value
-from chipfit.ir.kernels import Kernel, Work, at, planned, work
+from chipfit.ir.kernel import Kernel
 from chipfit.ir.memo import per_graph
+from chipfit.ir.work import Work, at, work
 from chipfit.targets.energy import EnergyTable
 from chipfit.targets.kernel_model import Interval, KernelModel
 from chipfit.targets.memory import Buffers, input_bytes, input_shape, lifetimes

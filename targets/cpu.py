@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from chipfit.ir.kernels import FLOPS, Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import FLOPS, Work
 from chipfit.targets.amounts import COLD, CYCLES, PARTS, Cpu, amounts, part_of, shape_of
 from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
 from chipfit.targets.kernel_model import Cold, Interval, interval_around

@@ -15,7 +15,8 @@ from types import MappingProxyType
 
 import torch
 
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import Work
 from chipfit.targets.profile import Profile
 
 STATUS = "uncalibrated"

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import Work
 from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
 from chipfit.targets.kernel_model import FACTOR, Interval, interval_around
 from chipfit.targets.products import Product, beside, padded, products

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from scipy.special import lambertw
 
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import Work
 from chipfit.targets.energy import Traffic
 from chipfit.targets.profile import Profile
 from chipfit.targets.storage import Storage

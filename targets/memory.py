@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from chipfit.ir.fusion import planned
 from chipfit.ir.graph import EntryPoint, Graph, Value
 from chipfit.ir.images import reads_images, writes_image
-from chipfit.ir.kernels import Kernel, is_view, planned
+from chipfit.ir.kernel import Kernel
 from chipfit.ir.memo import per_graph
+from chipfit.ir.work import is_view
 
 Steps = NDArray[np.int64]
 DENSE, IMAGE, SCRATCH = range(3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import Work
 from chipfit.targets.energy import MEMORY, Traffic
 from chipfit.targets.profile import Profile
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 
 import torch
 
-from chipfit.ir.fusion import rounds_rows
 from chipfit.ir.images import NO_HALO, Image, Shape, geometry, pools_globally
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel, rounds_rows
+from chipfit.ir.work import Work
 from chipfit.targets.amounts import Cpu, Dims, fast_tile, multiplied_in, sizes
 from chipfit.targets.matrix_unit import convolution_tiles
 from chipfit.targets.packed import (

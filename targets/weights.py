@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chipfit.ir.axes import analyse
+from chipfit.ir.fusion import folded, planned
 from chipfit.ir.graph import Graph, Value, needed
 from chipfit.ir.images import Halo, geometry, halos, planar_values
-from chipfit.ir.kernels import Kernel, folded, planned
+from chipfit.ir.kernel import Kernel
 from chipfit.ir.memo import per_graph
 from chipfit.targets.question import Key, Question, key_of
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from chipfit.ir.fusion import kernel_of
 from chipfit.ir.graph import Node, TensorType, Value
-from chipfit.ir.kernels import Kernel, Work, work
+from chipfit.ir.kernel import Kernel, kernel_of
+from chipfit.ir.work import Work, work
 
 Asked = tuple[Kernel, Work]
 

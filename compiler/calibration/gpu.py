@@ -17,8 +17,9 @@ from chipfit.calibration.kept import keep
 from chipfit.errors import UserError
 from chipfit.frontend.importer import import_model
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.kernels import planned, work
+from chipfit.ir.fusion import planned
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import work
 from chipfit.passes.base import Progress, silent
 from chipfit.targets.calibrate import Calibration
 from chipfit.targets.calibrate_gpu import TimedKernel, fit_gpu

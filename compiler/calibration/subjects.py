@@ -17,8 +17,8 @@ from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
-from chipfit.ir.kernels import work
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import work
 from chipfit.targets.amounts import DISPATCH, Amounts, amounts
 from chipfit.targets.calibrate import Calibration, Sample, fit
 from chipfit.targets.cost import full_plan

@@ -24,8 +24,9 @@ from chipfit.codegen.program import Call, Effort, Generated, Program, Weight
 from chipfit.codegen.runtime import CONSTANTS, LIBRARY, RECORD, Library
 from chipfit.errors import UserError
 from chipfit.ir.emit import execute
-from chipfit.ir.fusion import VIEWS, folded
+from chipfit.ir.fusion import folded
 from chipfit.ir.graph import EntryPoint, Graph
+from chipfit.ir.kinds import VIEWS
 from chipfit.targets.registry import Target
 
 SCHEMA = 1

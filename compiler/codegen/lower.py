@@ -19,9 +19,11 @@ from chipfit.codegen.program import Call, Choose, Generated, Program, Stock, Ten
 from chipfit.codegen.spec import Argument, KernelSpec
 from chipfit.codegen.spec_images import PackImageSpec, UnpackImageSpec
 from chipfit.codegen.views import Unsupported
-from chipfit.ir.fusion import VIEWS, Kernel, kernel_of, kernels, masks, outside
+from chipfit.ir.fusion import kernels
 from chipfit.ir.graph import Graph, Node, TensorType, Value
 from chipfit.ir.images import NO_HALO, Image, Shape, halos, planar_values
+from chipfit.ir.kernel import Kernel, kernel_of, masks, outside
+from chipfit.ir.kinds import VIEWS
 from chipfit.ir.rounded_conv import rounded_conv
 from chipfit.ir.stored import stored_weight
 from chipfit.targets.tiles import CpuShape, Tile, lanes

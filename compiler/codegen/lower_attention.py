@@ -10,8 +10,8 @@ from chipfit.codegen.program import Tensor
 from chipfit.codegen.spec import View, dense
 from chipfit.codegen.spec_matmuls import AttentionSpec
 from chipfit.codegen.views import Unsupported, strided
-from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Value
+from chipfit.ir.kernel import Kernel
 from chipfit.ir.ops.signature import arguments
 from chipfit.targets.tiles import attention_tile
 

@@ -11,9 +11,9 @@ from chipfit.codegen.spec_images import ConvSpec, DepthwiseSpec, GlobalPoolSpec,
 from chipfit.codegen.spec_rows import PointwiseSpec
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported
-from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.images import Geometry, Image, geometry, pools_globally, windows
+from chipfit.ir.kernel import Kernel
 from chipfit.ir.precision import narrow
 from chipfit.ir.rounded_conv import rounded_conv
 from chipfit.targets.matrix_unit import convolution_tiles

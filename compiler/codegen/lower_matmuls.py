@@ -14,8 +14,8 @@ from chipfit.codegen.spec import Operand, View
 from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported, strided
-from chipfit.ir.fusion import Kernel
 from chipfit.ir.graph import Node, Value
+from chipfit.ir.kernel import Kernel
 from chipfit.ir.precision import Narrow, narrow
 from chipfit.ir.stored import Stored, stored_weight
 from chipfit.targets.tiles import matmul_tiles, past_caches

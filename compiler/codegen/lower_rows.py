@@ -14,10 +14,12 @@ from chipfit.codegen.spec import Operand
 from chipfit.codegen.spec_rows import NormSpec, PointwiseSpec, RoundSpec, SoftmaxSpec
 from chipfit.codegen.steps import Steps
 from chipfit.codegen.views import Unsupported, collapse, strided
-from chipfit.ir.fusion import STRIDED, Kernel, is_factor, rounds_rows
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.images import Shape, pools_globally, reads_images
+from chipfit.ir.kernel import Kernel, rounds_rows
+from chipfit.ir.kinds import STRIDED
 from chipfit.ir.ops.signature import arguments
+from chipfit.ir.patterns import is_factor
 from chipfit.targets.tiles import int8_unit
 
 if TYPE_CHECKING:

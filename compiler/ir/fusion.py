@@ -9,59 +9,27 @@ kernel: they are computed at compile time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 
-import torch
-
-from chipfit.ir.emit import resolve
-from chipfit.ir.graph import EntryPoint, Node, Value
+from chipfit.ir.graph import EntryPoint, Graph, Node, Value
+from chipfit.ir.kernel import Kernel, kernel_of
+from chipfit.ir.kinds import ATTENTION, CONVS, EPILOGUE, STRIDED, VIEWS, kind_of, tags
+from chipfit.ir.memo import per_graph
+from chipfit.ir.patterns import (
+    fuses_epilogue,
+    is_factor,
+    is_repeated,
+    is_square,
+    is_zero_padding,
+    joins_epilogue,
+    no_alpha,
+    over_last_axis,
+    swaps_heads,
+)
 from chipfit.ir.precision import Narrow, narrow
 from chipfit.ir.rounded import reads_rounded_rows, rounded_rows
 from chipfit.ir.rounded_conv import RoundedConv, rounded_conv
 from chipfit.ir.stored import stored_weight
-
-MATMULS = frozenset({"linear", "matmul", "mm", "bmm", "addmm"})
-CONVS = frozenset({"conv2d", "convolution"})
-POOLS = frozenset({"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"})
-REDUCTIONS = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "native_layer_norm"})
-REDUCTIONS |= frozenset({"sum", "mean", "amax", "amin", "var", "std", "prod", "argmax", "cumsum", "max", "min"})
-VIEWS = frozenset({"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"})  # free on a dense tensor
-STRIDED = VIEWS | {"transpose", "permute", "t", "expand"}  # free for a kernel that reads by strides
-MOVES = STRIDED | {"slice", "select", "cat", "stack", "repeat", "flip", "roll", "constant_pad_nd", "pad"}
-MOVES |= {"embedding", "index", "index_select", "gather", "narrow", "tile", "movedim", "split", "chunk", "unbind"}
-MOVES |= {"split_with_sizes", "pixel_shuffle", "channel_shuffle"}
-UNTAGGED = frozenset({"to", "__and__", "__or__", "__xor__"})  # pointwise ops that ATen does not tag
-ATTENTION = "scaled_dot_product_attention"
-
-# What a generated kernel can do to each element before it stores it.
-EPILOGUE = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "relu", "relu6", "hardtanh", "clamp", "silu"})
-EPILOGUE |= {"gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu", "neg", "abs", "exp", "sqrt"}
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel: `nodes` in topological order, what they read from outside, and what others read of them.
-
-    `rounded`: it is a product of whole numbers, whose first factor another kernel rounded to int8, or a convolution of
-    whole numbers, which rounds its own source. `returned`: nothing but the caller reads what it computes.
-    """
-
-    kind: str  # matmul, attention, conv, depthwise, pool, reduce, pointwise, move or opaque
-    anchor: Node
-    nodes: tuple[Node, ...]
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    rounded: bool = False
-    returned: bool = False
-
-    @property
-    def output(self) -> Value:
-        return self.outputs[0]
-
-    @property
-    def name(self) -> str:
-        return self.output.name
 
 
 def kernels(entry: EntryPoint) -> tuple[Kernel, ...]:
@@ -99,31 +67,10 @@ def in_fewer_bits(entry: EntryPoint, node: Node) -> Narrow | RoundedConv | None:
     return narrow(entry, node) or rounded_conv(entry, node)
 
 
-@cache
-def tags(op: str) -> frozenset[str]:
-    return frozenset(tag.name for tag in resolve(op).tags)
-
-
-def kind_of(node: Node) -> str:
-    """The kind of kernel that a node needs, taken alone."""
-    if node.kind in MATMULS:
-        return "matmul"
-    if node.kind == ATTENTION:
-        return "attention"
-    if node.kind in CONVS:
-        return conv_kind(node.inputs[0].shape, node.inputs[1].shape)
-    if node.kind in POOLS:
-        return "pool"
-    if node.kind in REDUCTIONS:
-        return "reduce"
-    if node.kind in MOVES:
-        return "move"
-    return "pointwise" if torch.Tag.pointwise.name in tags(node.op) or node.kind in UNTAGGED else "opaque"
-
-
-def conv_kind(source: tuple[int, ...], weight: tuple[int, ...]) -> str:
-    """Depthwise is one filter a channel: the weight is (channels, 1, r, s) and there are as many groups."""
-    return "depthwise" if weight[1] == 1 and weight[0] == source[1] > 1 else "conv"
+@per_graph
+def planned(graph: Graph) -> tuple[Kernel, ...]:
+    """The kernels of what the graph computes."""
+    return kernels(graph.forward)
 
 
 class Planner:
@@ -291,89 +238,3 @@ class Planner:
         """Whether nothing reads a node but views that nothing reads."""
         readers = self.entry.consumers.get(node.name, ())
         return all(reader.kind in VIEWS and self.is_last(reader) for reader in readers)
-
-
-def kernel_of(kind: str, anchor: Node, nodes: tuple[Node, ...]) -> Kernel:
-    """The kernel of some nodes in order; only the last one's outputs are read from outside."""
-    return Kernel(kind, anchor, nodes, outside(nodes), nodes[-1].outputs)
-
-
-def rounds_rows(kernel: Kernel) -> bool:
-    """Whether a kernel rounds rows to int8 for products of whole numbers, and nothing else."""
-    return kernel.anchor.kind == "amax" and len(kernel.nodes) > 1
-
-
-def outside(nodes: Sequence[Node]) -> tuple[Value, ...]:
-    """What nodes read and do not compute, in order, once each."""
-    made = {value.name for node in nodes for value in node.outputs}
-    return tuple(dict.fromkeys(value for node in nodes for value in node.inputs if value.name not in made))
-
-
-def masks(kernel: Kernel) -> tuple[Value, ...]:
-    """What an attention reads besides queries, keys and values."""
-    if kernel.kind != "attention":
-        return ()
-    roots = [origin(value, kernel.nodes) for value in kernel.anchor.inputs[:3]]
-    return tuple(value for value in kernel.inputs if value not in roots)
-
-
-def origin(value: Value, nodes: Iterable[Node]) -> Value:
-    """The value that `value` is a view of, going back through `nodes`."""
-    producers = {node.name: node for node in nodes}
-    while value.name in producers:
-        value = producers[value.name].inputs[0]
-    return value
-
-
-def is_square(node: Node) -> bool:
-    if node.kind == "pow":
-        return len(node.inputs) == 1 and node.args[1] == 2
-    return node.kind == "mul" and len(node.inputs) == 2 and node.inputs[0] == node.inputs[1]
-
-
-def is_factor(node: Node, mean: Node) -> bool:
-    """A number times a mean, which costs nothing: the mean divides by another count."""
-    return mean.kind == "mean" and node.kind == "mul" and len(node.inputs) == 1 and node.inputs[0] == mean.outputs[0]
-
-
-def over_last_axis(mean: Node, x: Value) -> bool:
-    axes, keep = (mean.args[1], mean.args[2]) if len(mean.args) > 2 else (None, False)
-    return bool(keep) and axes in ((-1,), (len(x.shape) - 1,))
-
-
-def is_zero_padding(node: Node) -> bool:
-    """Zeros around the last two axes, none cut off."""
-    pads = node.args[1]
-    constant = node.kind == "constant_pad_nd" or len(node.args) < 3 or node.args[2] == "constant"
-    fill = node.args[-1] if node.kind == "constant_pad_nd" and len(node.args) > 2 else 0
-    sizes = pads if isinstance(pads, tuple) else ()
-    return constant and fill == 0 and 0 < len(sizes) <= 4 and all(isinstance(s, int) and s >= 0 for s in sizes)
-
-
-def swaps_heads(node: Node) -> bool:
-    """(batch, heads, rows, width) to (batch, rows, heads, width)."""
-    swap = node.args[1:] in ({"transpose": ((1, 2), (2, 1)), "permute": (((0, 2, 1, 3),),)}.get(node.kind, ()))
-    return swap and len(node.inputs[0].shape) == 4
-
-
-def fuses_epilogue(node: Node) -> bool:
-    generated = kind_of(node) in ("matmul", "conv", "depthwise", "pool") or node.kind == "layer_norm"
-    return generated and len(node.outputs) == 1
-
-
-def no_alpha(node: Node) -> bool:
-    """add and sub can scale their second operand; rounding modes change div: rare, so left to stock lowering."""
-    return all(name == "approximate" for name, _ in node.kwargs)
-
-
-def joins_epilogue(operand: tuple[int, ...], result: tuple[int, ...]) -> bool:
-    """Whether an operand broadcasts to the result without the result growing."""
-    padded = (1,) * (len(result) - len(operand)) + operand
-    return len(padded) == len(result) and all(a in (1, b) for a, b in zip(padded, result, strict=True))
-
-
-def is_repeated(node: Node, reader: Node) -> bool:
-    """Whether a reader would compute each element of a node several times over."""
-    if kind_of(reader) == "pointwise":
-        return node.outputs[0].shape != reader.outputs[0].shape
-    return reader.kind in ("expand", "repeat", "tile")

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chipfit.ir.fusion import CONVS, Kernel, kind_of
 from chipfit.ir.graph import Arg, Node, Value
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.kinds import CONVS, kind_of
 from chipfit.ir.ops.signature import arguments
 
 ROUNDING = frozenset({"to", "clamp", "round", "mul"})  # what a layer in fewer bits does to its factors first

@@ -16,8 +16,8 @@ from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import run
 from chipfit.ir.graph import EntryPoint, Graph, Node
-from chipfit.ir.kernels import work
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import work
 from chipfit.passes.base import Inputs
 from chipfit.passes.losses import log_divergence, relative_error
 from chipfit.passes.matching import Head, find_head

@@ -13,7 +13,8 @@ from chipfit.ir.apply import can_rebatch
 from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
-from chipfit.ir.kernels import Kernel, Work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.work import Work
 from chipfit.passes.factorize import down_weight, rank_axis, tall_layers, with_factors
 from chipfit.passes.layers import Layer
 from chipfit.search.curves import Sensitivity

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from chipfit.ir.apply import can_rebatch, drop
 from chipfit.ir.configuration import Configuration
+from chipfit.ir.fusion import kernels
 from chipfit.ir.graph import Graph, TensorType, Value, map_values
-from chipfit.ir.kernels import Kernel, Work, at, kernels, work
+from chipfit.ir.kernel import Kernel
 from chipfit.ir.memo import per_graph
 from chipfit.ir.shapes import replacements, some_shapes, what_if
+from chipfit.ir.work import Work, at, work
 from chipfit.search.curves import Level
 from chipfit.targets.cost import core, full_plan
 

@@ -12,9 +12,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from chipfit.codegen.vector import POINTWISE
 from chipfit.frontend.importer import import_model
-from chipfit.ir.fusion import EPILOGUE, folded
+from chipfit.ir.fusion import folded, kernels
 from chipfit.ir.graph import EntryPoint
-from chipfit.ir.kernels import Kernel, kernels, work
+from chipfit.ir.kernel import Kernel
+from chipfit.ir.kinds import EPILOGUE
+from chipfit.ir.work import work
 from chipfit.passes.fold_batch_norm import FoldBatchNorm
 
 Function = Callable[[Tensor], Tensor]

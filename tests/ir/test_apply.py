@@ -18,10 +18,11 @@ from chipfit.ir.axes import analyse
 from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import run
+from chipfit.ir.fusion import kernels
 from chipfit.ir.graph import Graph
-from chipfit.ir.kernels import kernels, work
 from chipfit.ir.shapes import what_if
 from chipfit.ir.verify import verify
+from chipfit.ir.work import work
 
 Inputs = tuple[Tensor, ...]
 few = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

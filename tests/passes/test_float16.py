@@ -11,8 +11,8 @@ from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.ir.emit import emit
 from chipfit.ir.fusion import kernels
-from chipfit.ir.kernels import work
 from chipfit.ir.text import to_text
+from chipfit.ir.work import work
 from chipfit.passes.base import Context
 from chipfit.passes.float16 import Float16
 from chipfit.targets.registry import get_target

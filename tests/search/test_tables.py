@@ -8,8 +8,8 @@ import pytest
 import zoo
 
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.kernels import at, work
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import at, work
 from chipfit.search import tables
 from chipfit.search.curves import Level
 from chipfit.search.sensitivity import candidates

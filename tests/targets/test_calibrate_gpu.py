@@ -13,8 +13,9 @@ from torch import nn
 
 from chipfit.frontend.importer import import_model
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.kernels import planned, work
+from chipfit.ir.fusion import planned
 from chipfit.ir.shapes import what_if
+from chipfit.ir.work import work
 from chipfit.targets.calibrate_gpu import TERMS, TimedKernel, fit_gpu, predict
 from chipfit.targets.gpu import GpuModel
 from chipfit.targets.profile import Figure, Profile

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from chipfit.ir.fusion import STRIDED, Kernel, conv_kind, folded, is_factor, kernels, masks, origin, rounds_rows
-from chipfit.ir.graph import Arg, Graph, Node, Value, needed
-from chipfit.ir.memo import per_graph
+from chipfit.ir.graph import Arg, Node, Value, needed
+from chipfit.ir.kernel import Kernel, masks, origin, rounds_rows
+from chipfit.ir.kinds import STRIDED, conv_kind
 from chipfit.ir.ops.signature import arguments
-
-__all__ = ["Kernel", "Work", "at", "folded", "is_view", "kernels", "planned", "work"]
+from chipfit.ir.patterns import is_factor
 
 Shapes = Mapping[str, tuple[int, ...]]
 Dims = dict[str, int]
@@ -39,12 +38,6 @@ class Work:
     bytes_written: int
     dims: Dims
     shape: tuple[int, ...]
-
-
-@per_graph
-def planned(graph: Graph) -> tuple[Kernel, ...]:
-    """The kernels of what the graph computes."""
-    return kernels(graph.forward)
 
 
 def at(kernel: Kernel, shapes: Shapes) -> Kernel:
