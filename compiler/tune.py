@@ -31,7 +31,8 @@ from chipfit.stages import write_json
 from chipfit.targets.calibrate import cache_folder
 from chipfit.targets.detect import identity
 from chipfit.targets.registry import HOST, Target
-from chipfit.targets.tiles import TRIES, Tile
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import TRIES
 
 ROUNDS, RUNS = 4, 5  # passes over all libraries, and timed calls of each in one pass
 WORTH = 0.97  # of the time at the tile that analysis picks, below which another one is taken

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from chipfit.ir.images import FEW_CHANNELS
 from chipfit.ir.kernel import Kernel
 from chipfit.ir.work import Work
+from chipfit.targets.attention_tiles import attention_cycles, attention_tile
 from chipfit.targets.matrix_unit import (
     convolution_tiles,
     image_rounding_cycles,
@@ -22,16 +23,12 @@ from chipfit.targets.matrix_unit import (
     matrix_unit_cycles,
 )
 from chipfit.targets.profile import Profile
+from chipfit.targets.tile import QUAD, Tile, lanes
 from chipfit.targets.tiles import (
     HALF_BLOCK,
-    QUAD,
     STORE_STEPS,
-    Tile,
-    attention_cycles,
-    attention_tile,
     depthwise_tile,
     dot_step_cycles,
-    lanes,
     matmul_tile,
     past_caches,
     pixel_block,

@@ -21,7 +21,8 @@ from chipfit.targets.kernel_model import Cold, Interval, interval_around
 from chipfit.targets.products import products
 from chipfit.targets.profile import Profile
 from chipfit.targets.storage import Storage
-from chipfit.targets.tiles import candidates, lanes
+from chipfit.targets.tile import lanes
+from chipfit.targets.tiles import candidates
 
 # How far computing and streaming overlap: 1 not at all, infinity fully. Seen with prefetched weight panels on AVX-512.
 OVERLAP = 3.0

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from chipfit.ir.images import FEW_CHANNELS
 from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, AMX_SIDE, ROW_STEP, round_up
-from chipfit.targets.tiles import CpuShape, Order, Tile, Unit, conv_tiles, int8_unit, lanes
+from chipfit.targets.tile import CpuShape, Order, Tile, Unit, lanes
+from chipfit.targets.tiles import conv_tiles, int8_unit
 
 _ROUND_CYCLES = 4  # to load a vector, round it to bfloat16 or int8 and store it
 _NUMBER_CYCLES = 4  # to make float32 of a vector of sums of whole numbers, and scale it

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from chipfit.ir.images import Image
 from chipfit.ir.stored import groups
-from chipfit.targets.tiles import QUAD, Tile
+from chipfit.targets.tile import QUAD, Tile
 from chipfit.targets.winograd import POSITIONS
 
 WORD = 8  # int4 in an int32

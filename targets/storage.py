@@ -26,7 +26,8 @@ from chipfit.targets.packed import (
     row_words,
     transformed_filters,
 )
-from chipfit.targets.tiles import lanes, matmul_tile
+from chipfit.targets.tile import lanes
+from chipfit.targets.tiles import matmul_tile
 from chipfit.targets.weights import Layout
 
 NUMBERS: Mapping[torch.dtype, str] = {torch.int8: "int8", torch.uint8: "int4"}

@@ -11,89 +11,22 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
 
-Order = Literal["columns", "rows"]
-Unit = Literal["vector", "amx", "vnni", "sdot", "half"]
-
-
-class CpuShape(Protocol):
-    """What tile choice needs to know of a chip."""
-
-    @property
-    def vector_bits(self) -> int: ...
-
-    @property
-    def registers(self) -> int: ...
-
-    @property
-    def l1_bytes(self) -> int: ...
-
-    @property
-    def l2_bytes(self) -> int: ...
-
-    @property
-    def threads(self) -> int: ...
-
-    @property
-    def bf16_macs(self) -> int: ...
-
-    @property
-    def matrix_int8_macs(self) -> int: ...
-
-    @property
-    def int8_macs(self) -> int: ...
-
-    @property
-    def fp16_flops(self) -> int: ...
-
-    @property
-    def machine(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A register tile of `mr` rows by `nr` columns, `nr` a multiple of `lanes` (float32 values in a vector).
-
-    `order` says which blocks run in parallel: `columns` (each thread keeps a weight panel) or `rows`. `prefetch`
-    fetches the next weight panel while the current one is used.
-    """
-
-    lanes: int
-    mr: int
-    nr: int
-    order: Order
-    threads: int
-    prefetch: bool = False
-    block: int = 0  # rows of an attention, or patches of Winograd's, in one job
-    unit: Unit = "vector"
-
-    @property
-    def zero(self) -> int:
-        """What stands for 0 in rows of int8: the units of x86 multiply numbers without a sign by such with one."""
-        return 128 if self.unit in ("amx", "vnni") else 0
-
+from chipfit.targets.tile import QUAD, CpuShape, Order, Tile, Unit, lanes
 
 TRIES = 6  # tiles of a kernel that are worth timing, where there is time to
 HALF_BLOCK = 32  # products whose sum is kept in float16
-QUAD = 4  # numbers of int8 in a lane, which a dot product takes at once
 _PER_CYCLE = 2  # multiply-adds, and likewise loads, that a core starts in one cycle
 _LATENCY = 4  # cycles until a multiply-add's result can be added to again
-_MAX_VECTORS = 8
+MAX_VECTORS = 8
 # Starting and storing a matmul's tile takes as long as this many steps along k; seen where k is 12 to 128 (attention).
 STORE_STEPS = 8
-_TRANSPOSE_CYCLES = 4  # of a vector of keys, a shuffle for each of the rounds of interleaving, with its load and store
 _INT4_VECTORS = 4  # words, sums of the group and sums of all take a register each
 _BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _AMX_ROWS = 8  # of fewer the matrix unit's tiles are mostly empty, and the weights are what takes the time
 _RESIDENT = 0.6  # the part of the second-level cache that weights may fill and still stay there
 _BROADCAST_BITS = 256  # from this width on, a multiply-add can take its scalar from memory (AVX2, AVX-512)
 _STREAMING_ROWS = 256  # with more rows than this a panel is used so long that its fetch is hidden anyway
-
-
-def lanes(chip: CpuShape) -> int:
-    """float32 values in one vector register."""
-    return chip.vector_bits // 32
 
 
 def fits(chip: CpuShape, rows: int, vectors: int) -> bool:
@@ -194,7 +127,7 @@ def matmul_tiles(
     unit = int8_unit(chip, m) if rounded else "vector"
     if unit == "amx" or (stored == "bfloat16" and chip.bf16_macs and m >= _AMX_ROWS):
         return (Tile(lanes(chip), 32, 32, "columns", chip.threads, True, unit="amx"),)
-    most = _INT4_VECTORS if stored == "int4" and m == 1 else _MAX_VECTORS
+    most = _INT4_VECTORS if stored == "int4" and m == 1 else MAX_VECTORS
     found = _tiles(chip, (1, m, 1), n, n * k * _BITS[stored] // 8, stack=batch, most_vectors=most)
     return tuple(replace(tile, unit=unit) for tile in found)
 
@@ -223,51 +156,6 @@ def dot_step_cycles(chip: CpuShape) -> float:
     return max(1.0, _PER_CYCLE * QUAD * lanes(chip) / chip.int8_macs)
 
 
-def attention_tile(chip: CpuShape, stack: int, share: int, m: int, n: int, k: int, width: int) -> Tile:
-    """The tile and the rows of a job for attention of `stack` heads, `share` of which use one head of K (n, k)."""
-    most = min(_MAX_VECTORS, -(-max(n, width) // lanes(chip)))
-    blocks = sorted({-(-m // count) for count in range(1, min(m, 4 * chip.threads) + 1)})
-    choices = itertools.product(candidates(chip, m, most), blocks)
-    tile, block = min(choices, key=lambda c: attention_cycles(chip, *c, stack, share, m, n, k, width))
-    return Tile(lanes(chip), tile[0], tile[1] * lanes(chip), "rows", chip.threads, block=block)
-
-
-def attention_cycles(
-    chip: CpuShape,
-    tile: tuple[int, int],
-    block: int,
-    *sizes: int,
-    causal: bool = False,
-) -> float:
-    """Cycles of the busiest thread in both products and in turning K, at tiles of (rows, vectors).
-
-    sizes: stack, share, m, n, k and width. A causal attention leaves out the columns that no row of a job sees.
-    """
-    stack, share, m, n, k, width = sizes
-    vectors = lanes(chip)
-    starts = range(0, m, block)
-    jobs = [
-        _job_cycles(chip, tile, share, min(block, m - start), min(n, start + block) if causal else n, k, width, vectors)
-        for start in starts
-    ] * (stack // share)
-    return sum(jobs[: -(-len(jobs) // chip.threads)])
-
-
-def _job_cycles(
-    chip: CpuShape, tile: tuple[int, int], share: int, rows: int, n: int, k: int, width: int, vector: int
-) -> float:
-    def product(columns: int, depth: int) -> float:
-        steps = (
-            a * b * step_cycles(chip, y, v)
-            for (a, y), (b, v) in itertools.product(
-                sizes_of_parts(rows, tile[0]), sizes_of_parts(-(-columns // vector), tile[1])
-            )
-        )
-        return (depth + STORE_STEPS) * sum(steps) * share
-
-    return product(n, k) + product(width, n) + -(-n // vector) * k * _TRANSPOSE_CYCLES
-
-
 def conv_tiles(
     chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int, groups: int = 1, item: int = 4
 ) -> tuple[Tile, ...]:
@@ -280,7 +168,7 @@ def conv_tiles(
 
 def conv_cycles(chip: CpuShape, batch: int, ho: int, wo: int, ic: int, oc: int, r: int, s: int) -> float:
     """About what the busiest thread takes at that tile."""
-    grid = _Grid(chip, batch, ho, wo, -(-oc // lanes(chip)), 1, 1, True, _MAX_VECTORS)
+    grid = _Grid(chip, batch, ho, wo, -(-oc // lanes(chip)), 1, 1, True, MAX_VECTORS)
     return grid.cycles(grid.ranked()[0]) * ic * r * s
 
 
@@ -291,7 +179,7 @@ def _tiles(
     weight_bytes: int,
     groups: int = 1,
     stack: int = 1,
-    most_vectors: int = _MAX_VECTORS,
+    most_vectors: int = MAX_VECTORS,
 ) -> tuple[Tile, ...]:
     width = lanes(chip)
     resident = weight_bytes <= chip.l2_bytes * _RESIDENT

@@ -6,16 +6,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from chipfit.targets.tiles import (
-    STORE_STEPS,
-    CpuShape,
-    Tile,
-    candidates,
-    conv_cycles,
-    lanes,
-    sizes_of_parts,
-    step_cycles,
-)
+from chipfit.targets.tile import CpuShape, Tile, lanes
+from chipfit.targets.tiles import STORE_STEPS, candidates, conv_cycles, sizes_of_parts, step_cycles
 
 POSITIONS = 16  # products for each patch of 2x2 outputs
 SKEW = 16  # elements between rows of scratch, so that rows of a power of two don't share cache sets

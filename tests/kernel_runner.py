@@ -16,7 +16,7 @@ from chipfit.codegen.spec import KernelSpec
 from chipfit.codegen.spec_images import PackImageSpec, UnpackImageSpec
 from chipfit.ir.images import Image, Shape
 from chipfit.targets.registry import get_target
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 LANES = 8  # AVX2 and wider, or pairs of NEON registers
 TILE = Tile(LANES, 3, 2 * LANES, "rows", 2)

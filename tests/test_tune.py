@@ -18,7 +18,8 @@ from chipfit.frontend.importer import import_model
 from chipfit.ir.apply import rebatch
 from chipfit.ir.graph import Graph
 from chipfit.targets.registry import get_target
-from chipfit.targets.tiles import TRIES, Tile, matmul_tiles
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import TRIES, matmul_tiles
 from chipfit.tune import Tiles, fastest, gathered, tuned
 
 INPUTS = (torch.randn(1, 16, 40),)

@@ -20,7 +20,7 @@ from chipfit.codegen.rounding import RoundedRows
 from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import AMX_DEPTH, AMX_PANEL, AMX_SIDE, AMX_SKEW, ROW_STEP, round_up
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 TILE_BYTES = 64  # of a row of a tile
 A, B = 4, 6  # the first tile register of each factor; the sums are in 0 to 3

@@ -24,7 +24,7 @@ from chipfit.codegen.rounded_images import RoundedImage
 from chipfit.codegen.spec_images import ConvSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import AMX_PANEL, AMX_SIDE, ROW_STEP, image_depth, round_up
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 BLOCK = 2 * AMX_SIDE  # outputs of one square of sums
 INT8 = Numbers(ROW_STEP, 1, "tdpbssd", "int32")  # both factors with a sign

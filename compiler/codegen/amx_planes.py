@@ -21,7 +21,7 @@ from chipfit.codegen.spec_images import ConvSpec
 from chipfit.codegen.transpose import transpose
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import AMX_DEPTH, AMX_SIDE
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 def build_amx_planes(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:

@@ -17,7 +17,7 @@ from chipfit.codegen.spec_matmuls import AttentionSpec
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 def build_attention(spec: AttentionSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:

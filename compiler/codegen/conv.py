@@ -20,7 +20,8 @@ from chipfit.codegen.rounded_images import RoundedImage
 from chipfit.codegen.spec_images import ConvSpec, DepthwiseSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
-from chipfit.targets.tiles import Tile, pixel_block
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import pixel_block
 
 
 def build_conv(spec: ConvSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:

@@ -16,7 +16,8 @@ from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function,
 from chipfit.codegen.register import Output
 from chipfit.codegen.spec_images import DepthwiseSpec
 from chipfit.ir.images import Shape
-from chipfit.targets.tiles import Tile, pixel_block
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import pixel_block
 
 
 def build_depthwise(spec: DepthwiseSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:

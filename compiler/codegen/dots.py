@@ -9,7 +9,7 @@ from types import MappingProxyType
 from tvm.tirx.script import builder as T
 
 from chipfit.codegen.kernel import Expr, Simd
-from chipfit.targets.tiles import QUAD, Unit
+from chipfit.targets.tile import QUAD, Unit
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from chipfit.codegen.spec import Epilogue, Operand, Step
 from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
-from chipfit.targets.tiles import HALF_BLOCK, Tile
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import HALF_BLOCK
 
 
 def build_half_matmul(spec: MatmulSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:

@@ -13,7 +13,7 @@ from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces
 from chipfit.codegen.spec_images import PackImageSpec, UnpackImageSpec
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.ir.images import Image, Shape, planar_shape
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 def zero_halo(simd: Simd, buffer: Buffer, image: Image) -> None:

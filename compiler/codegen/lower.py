@@ -26,7 +26,7 @@ from chipfit.ir.kernel import Kernel, kernel_of, masks, outside
 from chipfit.ir.kinds import VIEWS
 from chipfit.ir.rounded_conv import rounded_conv
 from chipfit.ir.stored import stored_weight
-from chipfit.targets.tiles import CpuShape, Tile, lanes
+from chipfit.targets.tile import CpuShape, Tile, lanes
 
 Rule = Callable[["Lowering", Kernel], None]
 RULES: Mapping[str, Rule] = MappingProxyType(

@@ -13,7 +13,7 @@ from chipfit.codegen.views import Unsupported, strided
 from chipfit.ir.graph import Value
 from chipfit.ir.kernel import Kernel
 from chipfit.ir.ops.signature import arguments
-from chipfit.targets.tiles import attention_tile
+from chipfit.targets.attention_tiles import attention_tile
 
 if TYPE_CHECKING:
     from chipfit.codegen.lower import Lowering

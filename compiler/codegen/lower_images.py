@@ -17,7 +17,8 @@ from chipfit.ir.kernel import Kernel
 from chipfit.ir.precision import narrow
 from chipfit.ir.rounded_conv import rounded_conv
 from chipfit.targets.matrix_unit import convolution_tiles
-from chipfit.targets.tiles import Tile, depthwise_tile
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import depthwise_tile
 from chipfit.targets.winograd import winograd_tile
 
 if TYPE_CHECKING:

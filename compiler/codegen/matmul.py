@@ -20,7 +20,7 @@ from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.codegen.transpose import Matrix, transpose_matrix
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 Columns = Callable[[Expr], list[Expr]]  # reduction index -> the vectors of B there
 

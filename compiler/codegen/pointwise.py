@@ -15,7 +15,7 @@ from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function,
 from chipfit.codegen.spec import Epilogue, Operand
 from chipfit.codegen.spec_rows import PointwiseSpec
 from chipfit.ir.images import Image, Shape
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 _CHUNK = 4096  # elements of a flat tensor in one parallel job: 16 kB, well inside a first-level cache
 _PARALLEL = 16384  # elements from which waking the other threads pays, even if they lie in a cache

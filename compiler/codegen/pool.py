@@ -13,7 +13,7 @@ from chipfit.codegen.images import zero_halo
 from chipfit.codegen.kernel import Buffer, Expr, Simd, channel_blocks, function, jobs
 from chipfit.codegen.spec_images import GlobalPoolSpec, PoolSpec
 from chipfit.ir.images import Shape
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 _LOWEST = -3.4028234663852886e38
 

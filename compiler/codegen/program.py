@@ -11,7 +11,7 @@ import numpy as np
 from chipfit.codegen.spec import KernelSpec, Packing
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.images import Shape
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 # Picks one of a kernel's tiles, of which analysis ranks the best first.
 Choose = Callable[[KernelSpec, Sequence[Tile]], Tile]

@@ -11,7 +11,7 @@ from chipfit.codegen.rounding import store_words
 from chipfit.ir.images import Image
 from chipfit.ir.rounded import LARGEST
 from chipfit.targets.packed import words
-from chipfit.targets.tiles import QUAD, Tile
+from chipfit.targets.tile import QUAD, Tile
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from chipfit.codegen.spec_rows import RoundSpec
 from chipfit.ir.images import Shape
 from chipfit.ir.rounded import LARGEST, LEAST
 from chipfit.targets.packed import row_words, scale_word
-from chipfit.targets.tiles import QUAD, Tile
+from chipfit.targets.tile import QUAD, Tile
 
 
 def build_rounding(spec: RoundSpec, tile: Tile, name: str, shapes: Sequence[Shape] | None = None) -> PrimFunc:

@@ -14,7 +14,7 @@ from chipfit.codegen.kernel import Buffer, Expr, Simd, function, jobs, pieces
 from chipfit.codegen.spec_rows import NormSpec, SoftmaxSpec
 from chipfit.codegen.vector import exp, log
 from chipfit.ir.images import Shape
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 _LOWEST = -3.4028234663852886e38
 _TINY = 1.1754943508222875e-38

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from chipfit.ir.images import Image, Shape
 from chipfit.targets.packed import Packed
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from chipfit.codegen.spec import NO_STEPS, Argument, Epilogue, Packing, read_by, scratch, weight
 from chipfit.ir.images import Image, planar_shape
 from chipfit.targets.packed import depthwise_filters, filters, rounded_image, transformed_filters
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 Multiplied = Literal["float32", "bfloat16", "int8"]  # what a convolution multiplies
 

@@ -10,7 +10,7 @@ from chipfit.codegen.spec import NO_STEPS, Argument, Epilogue, Packing, View, de
 from chipfit.ir.images import Shape
 from chipfit.ir.stored import GROUP, Format
 from chipfit.targets.packed import ROW_BLOCK, matrix, round_up, rounded_matrix, row_words
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from chipfit.codegen.spec import NO_STEPS, Argument, Epilogue, read_by
 from chipfit.ir.images import Image, Shape
 from chipfit.targets.packed import ROW_BLOCK, round_up, row_words
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 @dataclass(frozen=True)

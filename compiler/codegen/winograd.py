@@ -22,7 +22,7 @@ from chipfit.codegen.spec import NO_STEPS
 from chipfit.codegen.spec_images import WinogradSpec
 from chipfit.ir.images import Shape
 from chipfit.targets.packed import round_up
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 from chipfit.targets.winograd import SKEW
 
 PATCH, MADE = 4, 2  # pixels in a row of a patch, and of its outputs

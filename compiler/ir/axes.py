@@ -16,11 +16,12 @@ from typing import Literal
 import numpy as np
 
 from chipfit.ir.configuration import Configuration
-from chipfit.ir.extent import Extent, unify
+from chipfit.ir.extent import Extent
 from chipfit.ir.graph import EntryPoint, Graph
 from chipfit.ir.memo import per_graph
 from chipfit.ir.ops import is_opaque, lookup
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, prunable
+from chipfit.ir.unify import unify
 
 State = Literal["exact", "inexact", "frozen"]
 KINDS = ("experts", "heads", "head-dim", "channels", "hidden", "vocabulary")  # the first that fits names an axis

@@ -15,7 +15,7 @@ from chipfit.codegen.runtime import allow_matrix_unit
 from chipfit.codegen.spec import Epilogue, Operand, Step
 from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.targets.detect import has_amx
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 RANDOM = np.random.default_rng(0)
 AMX = Tile(16, 32, 32, "columns", 2, unit="amx")

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from chipfit.codegen.attention import build_attention
 from chipfit.codegen.spec import View, dense
 from chipfit.codegen.spec_matmuls import AttentionSpec
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 def attend(q, k, v, tile: Tile, mask=None, causal=False, scale=0.3) -> np.ndarray:

@@ -12,7 +12,7 @@ from chipfit.codegen.half import build_half_matmul
 from chipfit.codegen.matmul import build_matmul
 from chipfit.codegen.spec import Epilogue, Operand, Step
 from chipfit.codegen.spec_matmuls import MatmulSpec
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 RANDOM = np.random.default_rng(0)
 

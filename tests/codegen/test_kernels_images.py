@@ -25,7 +25,7 @@ from chipfit.codegen.spec_images import ConvSpec, DepthwiseSpec, GlobalPoolSpec,
 from chipfit.codegen.winograd import build_winograd
 from chipfit.ir.images import Image
 from chipfit.targets.detect import has_amx
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 HALO = (1, 0, 2, 1)
 

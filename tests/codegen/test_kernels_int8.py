@@ -21,7 +21,8 @@ from chipfit.codegen.spec_rows import RoundSpec
 from chipfit.targets.detect import detect_host, has_int8
 from chipfit.targets.packed import scale_word
 from chipfit.targets.registry import get_target
-from chipfit.targets.tiles import Tile, int8_unit
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import int8_unit
 
 RANDOM = np.random.default_rng(0)
 TILES = {

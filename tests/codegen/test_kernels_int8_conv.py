@@ -20,7 +20,7 @@ from chipfit.codegen.spec import Epilogue, Operand, Step
 from chipfit.codegen.spec_images import ConvSpec
 from chipfit.ir.images import Image
 from chipfit.targets.detect import has_int8
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 TILES = {
     "vector": Tile(LANES, 5, 2 * LANES, "columns", 2, True),

@@ -16,7 +16,7 @@ from chipfit.codegen.matmul import build_matmul
 from chipfit.codegen.spec import Epilogue, Operand, Step, View
 from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.passes.quantize import int4
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 RANDOM = np.random.default_rng(0)
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chipfit.ir.extent import Extent, concatenation, cut, pieces, product, split, unify
+from chipfit.ir.extent import Extent, concatenation, product
 from chipfit.ir.ops.context import Resize
 from chipfit.ir.ops.shape import regroup
+from chipfit.ir.unify import cut, pieces, split, unify
 
 
 def kept_at_random(extents: list[Extent], seed: int) -> Resize:

@@ -7,7 +7,8 @@ import pytest
 
 from chipfit.targets.amounts import CYCLES, Cpu, product_cycles
 from chipfit.targets.cpu import kernel_seconds
-from chipfit.targets.tiles import Tile, pixel_block, step_cycles
+from chipfit.targets.tile import Tile
+from chipfit.targets.tiles import pixel_block, step_cycles
 
 CPU = Cpu(vector_bits=512, registers=32, l1_bytes=48 * 1024, l2_bytes=2 * 1024**2, threads=2)
 

@@ -12,7 +12,7 @@ from chipfit.codegen.spec_matmuls import MatmulSpec
 from chipfit.targets.detect import has_int8, identity, usable_cores
 from chipfit.targets.reading import read_folder
 from chipfit.targets.registry import FOLDERS, get_target
-from chipfit.targets.tiles import Tile
+from chipfit.targets.tile import Tile
 
 
 def test_the_host_is_detected_within_bounds() -> None:

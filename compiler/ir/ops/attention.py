@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from chipfit.ir.extent import Extent, split, unify
+from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast
 from chipfit.ir.ops.linear import product_zero, typed
 from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments, with_arguments
+from chipfit.ir.unify import split, unify
 
 
 def operands(node: Node) -> tuple[Value, Value, Value]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from chipfit.ir.extent import Extent, product, unify
+from chipfit.ir.extent import Extent, product
 from chipfit.ir.graph import Arg, Node, Value
+from chipfit.ir.unify import unify
 
 Labels = tuple[Extent, ...]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from chipfit.ir.extent import Extent, product, split, unify
+from chipfit.ir.extent import Extent, product
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, fresh
 from chipfit.ir.ops.linear import product_zero
 from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.signature import arguments, with_arguments
+from chipfit.ir.unify import split, unify
 
 
 def groups_of(node: Node) -> int:

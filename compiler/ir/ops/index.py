@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from chipfit.ir.extent import Extent, unify
+from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh, prunable
 from chipfit.ir.ops.pieces import replaced
 from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.shape import carry_index, dimension, number
 from chipfit.ir.ops.signature import arguments, with_arguments
+from chipfit.ir.unify import unify
 
 
 def relate(context: Labelling, index: Arg, extent: Extent, reason: str) -> None:

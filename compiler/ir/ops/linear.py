@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chipfit.ir.extent import Extent, unify
+from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, ZeroFlow, broadcast, prunable
 from chipfit.ir.ops.opaque import frozen_axes
 from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments
+from chipfit.ir.unify import unify
 
 
 def product_zero(flow: ZeroFlow, out: Value, *operands: tuple[Arg, Labels], bias: Arg = None) -> frozenset[Extent]:

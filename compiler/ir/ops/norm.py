@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from chipfit.ir.extent import Extent, split, unify
+from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Arg, Node, TensorType, Value
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow
 from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments, integers, overload, with_arguments
+from chipfit.ir.unify import split, unify
 
 AFFINE = ("weight", "bias")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from chipfit.ir.extent import Extent, concatenation, pieces, split, unify
+from chipfit.ir.extent import Extent, concatenation
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, ZeroFlow, broadcast, fresh
 from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.shape import carry_index, dimension, number
 from chipfit.ir.ops.signature import arguments, integers, with_arguments
+from chipfit.ir.unify import pieces, split, unify
 
 END = 2**63 - 1
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chipfit.ir.extent import Extent, unify
+from chipfit.ir.extent import Extent
 from chipfit.ir.graph import Arg, Node, Value
 from chipfit.ir.ops.context import Labelling, Labels, ZeroFlow, broadcast
 from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.signature import overload
+from chipfit.ir.unify import unify
 
 
 def broadcast_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from chipfit.ir.extent import unify
 from chipfit.ir.graph import Node, values_in
 from chipfit.ir.ops.context import Labelling, Labels, fresh
 from chipfit.ir.ops.opaque import frozen_axes
 from chipfit.ir.ops.record import Op
 from chipfit.ir.ops.signature import arguments
+from chipfit.ir.unify import unify
 
 
 def recurrent_axes(context: Labelling, node: Node) -> tuple[Labels, ...]:

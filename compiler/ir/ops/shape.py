@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chipfit.ir.extent import Extent, conflict, product, split, take
+from chipfit.ir.extent import Extent, conflict, product
 from chipfit.ir.graph import Node
 from chipfit.ir.ops.context import Labelling, Labels, Resize, fresh
 from chipfit.ir.ops.record import Op, carried_zero
 from chipfit.ir.ops.signature import arguments, integers, with_arguments
+from chipfit.ir.unify import split, take
 
 
 def carry_index(context: Labelling, node: Node) -> None:
