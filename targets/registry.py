@@ -98,8 +98,9 @@ def get_target(name: str, folders: Sequence[Path] | None = None) -> Target:
     if name not in profiles:
         named = name.lower()
         begun = sorted(one for one in profiles if one.startswith(named))  # h100: one of several that are built
-        close = begun or difflib.get_close_matches(named, profiles, cutoff=0.4) or sorted(profiles)
-        raise UserError(f"Target {name!r} is unknown; did you mean {' or '.join(close)}?")
+        close = begun or difflib.get_close_matches(named, profiles, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ": `chipfit targets list` has all."
+        raise UserError(f"Target {name!r} is unknown{hint}")
     return _target(profiles[name], families)
 
 

@@ -43,6 +43,11 @@ def test_an_unknown_target_names_the_closest(name: str) -> None:
         get_target(name)
 
 
+def test_a_target_like_no_other_is_answered_with_where_all_are() -> None:
+    with pytest.raises(UserError, match="'9999' is unknown: `chipfit targets list`"):
+        get_target("9999")
+
+
 def test_a_family_of_chips_is_no_target_but_names_its_members() -> None:
     with pytest.raises(UserError, match=r"did you mean h100-pcie or h100-sxm\?"):
         get_target("H100")
