@@ -26,7 +26,7 @@ from chipfit.search.strategies.base import Strategy, Task
 from chipfit.stages import Stages, write_json
 from chipfit.targets.registry import Target
 
-CALIBRATION = 128  # examples on which passes may calibrate
+CALIBRATION = 512  # examples on which passes may calibrate
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from chipfit.ir.ops.signature import arguments, with_arguments
 from chipfit.passes.base import Context, Inputs, Pass, PassResult, require_calibration
 from chipfit.passes.layers import Layer, layers
 from chipfit.passes.rewriting import reads, without_dead_parameters
-from chipfit.passes.statistics import Statistics
+from chipfit.passes.statistics import EXAMPLES, Statistics
 
 TALL = 8  # outputs for each input, from which on nearly every rank below the full one saves operations
-EXAMPLES = 128  # whose inputs say which directions occur; with fewer, SmolLM2's head generalises badly
 ANSWERS = 16  # examples whose answers say which directions matter
 SMOOTHING = 0.1  # of the mean direction's cost, added to each
 FLOOR = 1e-9  # of the largest eigenvalue; below it a direction is noise

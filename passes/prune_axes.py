@@ -15,7 +15,7 @@ from chipfit.ir.graph import Graph
 from chipfit.passes.base import Context, Pass, PassResult, PostconditionError, PreconditionError, require_calibration
 from chipfit.passes.importance import CRITERIA, DATA_FREE, best, rank
 from chipfit.passes.members import axis_indices
-from chipfit.passes.statistics import Statistics
+from chipfit.passes.statistics import EXAMPLES, Statistics
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PruneAxes(Pass):
             raise PostconditionError("the model's outputs changed their shapes; freeze the axes that outputs carry.")
 
     def _choose(self, graph: Graph, context: Context) -> Configuration:
-        statistics = Statistics(context.teacher, context.calibration, context.seed)
+        statistics = Statistics(context.teacher, context.calibration[:EXAMPLES], context.seed)
         axes = [axis for axis in analyse(context.teacher).axes.values() if axis.state == "exact"]
         widths = {axis.name: self._keep(statistics, axis) for axis in axes}
         return Configuration(widths, context.configuration.dropped)

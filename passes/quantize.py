@@ -20,6 +20,7 @@ from chipfit.passes.base import Context, Pass, PassResult, require_calibration
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.rewriting import int8
 from chipfit.passes.rounded_convs import convolutions, with_rounded_convs
+from chipfit.passes.statistics import EXAMPLES
 
 READERS = ("linear", "embedding")  # whose weight is stored by rows
 
@@ -65,7 +66,7 @@ class Quantize(Pass):
         if layers:
             graph = folded(graph)
             layers = convolutions(graph)
-            graph = with_rounded_convs(graph, layers, context.calibration)
+            graph = with_rounded_convs(graph, layers, context.calibration[:EXAMPLES])
         return PassResult(with_rounded_rows(quantized(graph, chosen, self.bits)), bool(chosen or layers))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from chipfit.passes.matching import chosen
 from chipfit.passes.padding import relevant_rows
 from chipfit.passes.precision import autocast
 
+EXAMPLES = 128  # that tell what matters in a model
 LOGIT_ROWS = 512  # at a time: a large vocabulary makes 100 MB of them
 
 
@@ -57,6 +59,19 @@ def trace(graph: Graph, inputs: Inputs) -> Iterator[tuple[Node, dict[str, Tensor
         for name in {value.name for value in node.inputs}:
             if last_reader[name] is node and name not in graph.parameters:
                 del alive[name]
+
+
+def held_bytes(graph: Graph) -> int:
+    """Of the values of one example that are alive together in a `trace`, where they are the most; in half precision,
+    which the machine may choose, it is less.
+    """
+    point, alive, most = graph.forward, list(graph.forward.inputs), 0
+    last_reader = {value: node for node in point.nodes for value in node.inputs}
+    for node in point.nodes:
+        alive += node.outputs
+        most = max(most, sum(math.prod(value.shape) * value.type.dtype.itemsize for value in alive))
+        alive = [value for value in alive if last_reader.get(value) is not node]
+    return most // (graph.batch or 1)
 
 
 def gram(rows: Tensor) -> Tensor:

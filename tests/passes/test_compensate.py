@@ -17,13 +17,14 @@ from chipfit.ir.blocks import Block, smallest_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
+from chipfit.passes import compensate
 from chipfit.passes.base import Context, Inputs, PassResult, PreconditionError
-from chipfit.passes.compensate import Compensate
+from chipfit.passes.compensate import Compensate, enough
 from chipfit.passes.importance import best, rank, readers
 from chipfit.passes.layers import layers
 from chipfit.passes.pipeline import Pipeline, parse
 from chipfit.passes.repair import masked_repair
-from chipfit.passes.statistics import Statistics
+from chipfit.passes.statistics import Statistics, held_bytes, trace
 from chipfit.passes.streams import behind, streams
 
 EXAMPLES = 40
@@ -260,3 +261,25 @@ def test_rows_times_matrix_is_the_layer(layer: nn.Module, shape: tuple[int, ...]
     expected = found.output_rows(layer(tensor)) - bias.reshape(found.groups, 1, -1)
     torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.weight_of(found.matrix(weight), weight), weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["resnet", "llama", "bert"])
+def test_an_example_is_known_to_take_what_a_run_holds_of_it(name: str) -> None:
+    graph, calibration = imported(name)
+    held = max(
+        sum(
+            t.numel() * (4 if t.is_floating_point() else t.itemsize)
+            for key, t in alive.items()
+            if key not in graph.state
+        )
+        for _, alive in trace(rebatch(graph, 2), joined(calibration[:2]))
+    )
+    assert held_bytes(graph) == held // 2
+
+
+def test_as_many_examples_are_fitted_on_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _ = imported("resnet")
+    of_128 = 2 * 128 * held_bytes(graph)
+    for bytes_allowed, wanted in ((0, 128), (2 * of_128 - 1, 128), (2 * of_128, 256), (100 * of_128, 512)):
+        monkeypatch.setattr(compensate, "HELD", bytes_allowed)
+        assert enough(graph) == wanted

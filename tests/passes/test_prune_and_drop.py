@@ -144,8 +144,8 @@ def test_impossible_wishes_are_explained(spec: str, configuration: Configuration
         ("prune-axes{ratio=1}", "prune-axes can't remove 1.0 of an axis; give a ratio of at least 0 and below 1."),
         ("prune-axes{ratio=nan}", "prune-axes can't remove nan of an axis; give a ratio of at least 0 and below 1."),
         ("drop-blocks{last=-1}", "drop-blocks can't drop -1 layers; give a number of at least 0."),
-        ("compensate{samples=0}",
-         "compensate needs samples of at least 1 and a finite damping of at least 0; change them."),
+        ("compensate{samples=-1}",
+         "compensate needs samples and a finite damping of at least 0; change them."),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused_when_read(spec: str, message: str) -> None:
