@@ -113,17 +113,14 @@ def compared(budget: str, ours: Spread, best: str, theirs: Spread) -> Verdict:
 
 
 def page(found: Sequence[Section]) -> str:
-    answers = [one for section in found for one in section.answers]
     judged = [one for section in found for stage in STAGES for one in verdicts(section, stage)]
     intro = f"""# Strategies at equal measured latency
 
-`make bench-search`: {conditions(answers)}
-
-Each cell is one `chipfit compile --strategy ARM` at a share of the uncompressed model's latency. What is measured is
-compiled code, beside the uncompressed model's in one interleaved run, and each arm's choice is corrected until it fits.
-All arms have the same data to calibrate on, the same closed-form repair (`compensate`, which the published methods
-don't have of their own) and the same steps of distillation. The {OURS} chooses widths, ranks and blocks together, the
-others what their papers do.
+`make bench-search`. Each cell is one `chipfit compile --strategy ARM` at a share of the uncompressed model's latency.
+What is measured is compiled code, beside the uncompressed model's in one interleaved run, and each arm's choice is
+corrected until it fits. All arms of a model have the same data to calibrate on, the same closed-form repair
+(`compensate`, which the published methods don't have of their own) and the same steps of distillation. The {OURS}
+chooses widths, ranks and blocks together, the others what their papers do.
 
 The loss is by how much the metric is worse on held-out data than the uncompressed model's, relative to that: before
 recovery with the repair done, after recovery at the end. Figures are means over seeds, the least and the most in
@@ -161,6 +158,7 @@ def verdicts(section: Section, stage: str) -> list[Verdict]:
 def parts(section: Section) -> Iterator[str]:
     """The paragraphs of a section."""
     yield f"## {section.model}, {section.steps} steps of recovery"
+    yield conditions(section.answers)
     reached = [one for one in section.answers if one["exit_code"] == DONE]
     if reached:
         quality, made_up = reached[0]["baseline"]["quality"], reached[0]["lineage"].get("synthetic_data")
