@@ -53,7 +53,8 @@ READY = FOLDER / "ready"
 PAGE = ROOT / "docs" / "benchmarks" / "cost.md"
 OURS, ROOFLINE, FLOPS = "our cost model", "roofline", "FLOPs"
 CLOCKED = f"{OURS}, clock taken out"
-TILES = ("detect", "matrix_unit", "packed", "tiles", "winograd")  # the modules of targets that code depends on
+FUSION = ("fusion", "images", "kernel", "kinds", "patterns")  # the modules of ir that code depends on
+TILES = ("attention_tiles", "detect", "matrix_unit", "packed", "tile", "tiles", "winograd")  # and those of targets
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def row(visits: Sequence[Record], target: Target) -> Row:
 def code_digest() -> str:
     """Changes with what makes code: generators, tiles, fusion, TVM."""
     package = Path(chipfit.codegen.__file__).parents[1]
-    files = [*(package / "codegen").glob("*.py"), *(package / "ir" / name for name in ("fusion.py", "images.py"))]
+    files = [*(package / "codegen").glob("*.py"), *(package / "ir" / f"{name}.py" for name in FUSION)]
     files += [Path(chipfit.targets.__path__[0]) / f"{name}.py" for name in TILES]
     parts = [version("apache-tvm").encode(), *(file.read_bytes() for file in sorted(files))]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

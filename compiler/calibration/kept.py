@@ -55,7 +55,7 @@ def kernels_digest() -> str:
     """Changes with whatever changes kernels or how their work is counted: generators, tiles, fusion, probes, TVM."""
     place = Path(__file__).parent
     root = place.parent
-    files = [*(root / "codegen").glob("*.py"), root / "ir/fusion.py", root / "ir/kernels.py", *place.glob("probe*.py")]
+    files = [*(root / "codegen").glob("*.py"), *(root / "ir").glob("*.py"), *place.glob("probe*.py")]
     files += Path(chipfit.targets.__path__[0]).glob("*.py")
     digest = hashlib.sha256(version("apache-tvm").encode())
     for file in sorted(files):
