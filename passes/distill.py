@@ -7,6 +7,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+import torch
+
 from chipfit.errors import UserError
 from chipfit.ir.graph import Graph
 from chipfit.passes.allocator import keeping_freed_memory
@@ -18,6 +20,7 @@ from chipfit.passes.training import Settings, Training
 
 JUDGED_EXAMPLES = 8  # validation examples, as many as a batch if that is more
 SAMPLES = 128  # images or tokens: as many are judged at least, and from so many in a step the usual rate holds
+NUMBERS = (torch.int32, torch.int64)  # types of tokens
 REPORT = "distill.json"
 FEW = 3 / 4  # power of the part of SAMPLES that there is
 LOWEST_RATE = 1e-4  # where the formula, made for up to a billion parameters, goes to zero
@@ -90,8 +93,8 @@ def usual_rate(parameters: int, samples: int) -> float:
 
 
 def samples_per_example(inputs: Inputs) -> int:
-    """The tokens of a text, the largest of the inputs that hold whole numbers; 1 for an image."""
-    return max((tensor.shape[1:].numel() for tensor in inputs if not tensor.is_floating_point()), default=1)
+    """The tokens of a text, the largest of the inputs that number something; 1 for an image, in bytes too."""
+    return max((tensor.shape[1:].numel() for tensor in inputs if tensor.dtype in NUMBERS), default=1)
 
 
 def recover(graph: Graph, context: Context, options: Distill) -> tuple[Graph, Report]:

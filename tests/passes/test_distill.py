@@ -239,7 +239,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 def test_few_images_in_a_step_lower_the_learning_rate_as_many_tokens_do_not() -> None:
     image, tokens = torch.zeros(1, 3, 8, 8), torch.zeros(1, 200, dtype=torch.long)
-    assert samples_per_example((image,)) == 1
+    assert samples_per_example((image,)) == samples_per_example((image.to(torch.uint8),)) == 1
     assert samples_per_example((tokens, torch.zeros(1, 1, dtype=torch.long))) == 200
     assert usual_rate(1_000_000, 4 * 1) == pytest.approx(usual_rate(1_000_000, 16 * 1) / 4**0.75)
     assert usual_rate(1_000_000, 128 * 1) == usual_rate(1_000_000, 4 * 200)
