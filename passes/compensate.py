@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from chipfit.errors import UserError
-from chipfit.ir.axes import analyse
-from chipfit.ir.blocks import smallest_blocks
-from chipfit.ir.emit import execute
-from chipfit.ir.graph import Graph, Node, Value
-from chipfit.ir.ops.signature import arguments
+from chipfit.ir.graph import Graph, Node
 from chipfit.passes.base import Context, Inputs, Pass, PassResult, PreconditionError, require_calibration
-from chipfit.passes.factorize import is_factor
-from chipfit.passes.layers import Layer, layers
 from chipfit.passes.padding import relevant_rows
-from chipfit.passes.precision import autocast
-from chipfit.passes.repair import NormalEquations, refitted
+from chipfit.passes.repairable import Alive, again, repairables
 from chipfit.passes.statistics import EXAMPLES, at_batch, chunked, held_bytes, trace
-from chipfit.passes.streams import Stream, behind, streams
 
 MOST = 4  # times EXAMPLES are fitted on at most
 HELD = 2**33  # bytes of values that more than EXAMPLES may take
 PARTS = 5  # of the calibration data, of which the last judges
-
-Alive = dict[str, Tensor]  # the tensors of a run in progress
-Rows = Sequence[Tensor | None]  # of each part of the data, the rows that matter
 
 
 @dataclass(frozen=True)
@@ -64,10 +51,10 @@ class Compensate(Pass):
 
     def requires(self, graph: Graph, context: Context) -> None:
         require_calibration(context)
-        for target in _targets(graph, context):
-            if target.width != len(target.kept):
+        for one in repairables(graph, context):
+            if one.width != len(one.kept):
                 raise PreconditionError(
-                    f"{target.node.name} has {target.width} channels where the configuration says {len(target.kept)}; "
+                    f"{one.node.name} has {one.width} channels where the configuration says {len(one.kept)}; "
                     "run prune-axes before it."
                 )
 
@@ -75,16 +62,16 @@ class Compensate(Pass):
     def run(self, graph: Graph, context: Context) -> PassResult:
         samples = self.samples or enough(context.teacher)
         size, chunks = chunked(graph, context.calibration[:samples], PARTS)
-        targets = {target.node.name: target for target in _targets(graph, context, size)}
+        found = {one.node.name: one for one in repairables(graph, context, size)}
         students, teachers = (at_batch(each, size) for each in (graph, context.teacher))
         rows = [relevant_rows(teachers, inputs) for inputs in chunks]
         changed: Alive = {}
-        for done, (node, runs, guides) in enumerate(_side_by_side(students, teachers, chunks, set(targets))):
-            context.progress("repairing", done / len(targets))
-            repaired = targets[node.name].repair(runs, guides, rows, self.damping)
+        for done, (node, runs, guides) in enumerate(_side_by_side(students, teachers, chunks, set(found))):
+            context.progress("repairing", done / len(found))
+            repaired = found[node.name].repair(runs, guides, rows, self.damping)
             for alive in runs:
                 alive.update(repaired)
-                alive.update(_again(node, alive))
+                alive.update(again(node, alive))
             changed |= repaired
         return PassResult(graph.with_state(changed), bool(changed))
 
@@ -92,141 +79,6 @@ class Compensate(Pass):
 def enough(teacher: Graph) -> int:
     """How many examples to fit on: each takes memory in the teacher and in what is made of it."""
     return EXAMPLES * max(1, min(MOST, HELD // (2 * EXAMPLES * held_bytes(teacher))))
-
-
-@dataclass(frozen=True)
-class Target(ABC):
-    """A node that may be repaired, with the channels of the teacher's output that it keeps."""
-
-    node: Node
-    channel_dim: int
-    kept: Tensor
-    stream: Stream | None  # where it makes up for dropped blocks
-    taught: Stream | None  # the same in the teacher
-
-    @property
-    def width(self) -> int:
-        return self.node.outputs[0].shape[self.channel_dim]
-
-    def missing(self, alive: Alive, guide: Alive) -> Tensor:
-        """What the output lacks to be the teacher's on the kept channels, or for the stream behind it to be that."""
-        if self.stream and self.taught:
-            return self.stream.missing(alive, self._cut(self.taught.after(guide)))
-        return self._cut(guide[self.node.name]).float() - alive[self.node.name].float()
-
-    def _cut(self, tensor: Tensor) -> Tensor:
-        return tensor.index_select(self.channel_dim - len(self.node.outputs[0].shape), self.kept)
-
-    @abstractmethod
-    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], rows: Rows, damping: float) -> Alive:
-        """New tensors of the node's parameters, none if they would not lower the error on the last run."""
-
-
-@dataclass(frozen=True)
-class LayerTarget(Target):
-    """Fitted on the teacher's own inputs, cut to what is read of them.
-
-    On the student's inputs, which earlier cuts have disturbed, a fit learns to answer less instead: on SmolLM2 with
-    60% of every FFN gone it kept 76% of the quality, where the teacher's inputs kept 81%.
-    """
-
-    layer: Layer
-    source: str  # what the layer reads in the teacher
-    read: Tensor | None  # channels of it that are kept; None where the teacher has no such layer, as before a fold
-
-    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], rows: Rows, damping: float) -> Alive:
-        return refitted(self.layer, runs[0], list(map(self._equations, runs, guides, rows)), damping)
-
-    def _equations(self, alive: Alive, guide: Alive, rows: Tensor | None) -> NormalEquations:
-        own = self._on(alive, guide, rows)
-        if self.read is None or self.stream:
-            return own
-        taught = {**alive, self.layer.input.name: guide[self.source].index_select(self.channel_dim, self.read)}
-        return own + self._on(taught | _again(self.node, taught), guide, rows)
-
-    def _on(self, alive: Alive, guide: Alive, rows: Tensor | None) -> NormalEquations:
-        return NormalEquations.at(self.layer, alive[self.layer.input.name], self.missing(alive, guide), rows)
-
-
-@dataclass(frozen=True)
-class BatchNormTarget(Target):
-    """Its outputs get the teacher's mean and variance per channel.
-
-    Where the teacher's statistics are those of its data that is the usual recalibration: the statistics of the new
-    inputs. Where they are not, or the calibration data are few, what is off in the teacher's cancels out.
-    """
-
-    def repair(self, runs: Sequence[Alive], guides: Sequence[Alive], rows: Rows, damping: float) -> Alive:
-        given = arguments(self.node)
-        mean, var, gamma, beta = (_name(given[key]) for key in ("running_mean", "running_var", "weight", "bias"))
-        fit = runs[:-1] or runs
-        old, found = _moments([alive[self.node.inputs[0].name] for alive in fit])
-        wanted = [alive[self.node.name] + self.missing(alive, guide) for alive, guide in zip(fit, guides, strict=False)]
-        center, spread = _moments(wanted)
-        scale = runs[0][gamma].double() if gamma else torch.ones_like(old)
-        shift = runs[0][beta].double() if beta else torch.zeros_like(old)
-        deviation = found * scale.abs() / spread
-        new_mean = old - (center - shift) / scale * deviation
-        eps = given["eps"]
-        assert isinstance(eps, float)
-        alive_channels = (found > 0) & (spread > 0) & (scale != 0) & (deviation.square() > eps)
-        repaired = {
-            name: torch.where(alive_channels, new.to(runs[0][name].dtype), runs[0][name])
-            for name, new in ((mean, new_mean), (var, deviation.square() - eps))
-            if name
-        }
-        return repaired if self._lowers_error(repaired, runs[-1], guides[-1]) else {}
-
-    def _lowers_error(self, repaired: Alive, alive: Alive, guide: Alive) -> bool:
-        after = {**alive, **_again(self.node, {**alive, **repaired})}
-        return float(self.missing(after, guide).square().sum()) < float(self.missing(alive, guide).square().sum())
-
-
-def _moments(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel (dimension 1) over all the tensors, in float64."""
-    entries = torch.cat(list(tensors)).transpose(0, 1).flatten(1).double()
-    return entries.mean(1), entries.std(1)
-
-
-def _targets(graph: Graph, context: Context, size: int | None = None) -> list[Target]:
-    """What may need repair: layers with fewer inputs than in the teacher, and every batch norm if anything changed."""
-    teacher, analysis = context.teacher, analyse(context.teacher)
-    found, taught, known = layers(graph), layers(teacher), teacher.forward.producers
-
-    def kept(value: Value, dim: int) -> Tensor:
-        indices = analysis.kept(value.name, dim, context.configuration)
-        return torch.arange(value.shape[dim]) if indices is None else torch.as_tensor(indices)
-
-    def narrowed(name: str, dim: int) -> bool:
-        return name in teacher.state and graph.state[name].shape[dim] < teacher.state[name].shape[dim]
-
-    changed = len(known) != len(graph.forward.producers) or any(
-        narrowed(name, dim) for name, tensor in graph.state.items() for dim in range(tensor.dim())
-    )
-    own, theirs = _streams(at_batch(graph, size), at_batch(teacher, size))
-    targets: list[Target] = []
-    for node in graph.forward.nodes:
-        layer = found.get(node.name)
-        if node.name not in known:
-            continue
-        ways, output = (own.get(node.name), theirs.get(node.name)), known[node.name].outputs[0]
-        cut = layer and (all(ways) or narrowed(layer.weight, layer.in_dim))
-        if layer and cut and not is_factor(layer.weight):  # those fit best as they are
-            dim = layer.channel_dim
-            source = taught[node.name].input if node.name in taught else None
-            read = kept(source, dim) if source else None
-            targets.append(LayerTarget(node, dim, kept(output, dim), *ways, layer, source.name if source else "", read))
-        elif node.kind == "batch_norm" and changed:
-            targets.append(BatchNormTarget(node, 1, kept(output, 1), *ways))
-    return targets
-
-
-def _streams(graph: Graph, teacher: Graph) -> tuple[dict[str, Stream], dict[str, Stream]]:
-    """The ways into the stream behind dropped blocks, in the graph and in its teacher."""
-    blocks = smallest_blocks(teacher)
-    dropped = {name for name, block in blocks.items() if block.exit not in graph.forward.producers}
-    near = behind(blocks, dropped)
-    return streams(graph.forward, near), streams(teacher.forward, near)
 
 
 def _side_by_side(
@@ -246,12 +98,3 @@ def _side_by_side(
             names = names - {node.name}
         if not names:
             return
-
-
-def _again(node: Node, alive: Alive) -> Alive:
-    with torch.no_grad(), autocast():
-        return execute(node, alive)
-
-
-def _name(argument: object) -> str | None:
-    return argument.name if isinstance(argument, Value) else None
