@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -16,7 +17,6 @@ import chipfit.examples
 from chipfit.errors import UserError
 from chipfit.frontend.data import Data, as_data
 from chipfit.frontend.function import function, load_module
-from chipfit.stages import sha256
 
 FORMS = "FILE.py:FUNCTION, hf:DIR, gguf:FILE, pt2:FILE, or a built-in's name"
 
@@ -127,4 +127,9 @@ READERS: Mapping[str, Callable[[str, Path, bool], Source]] = {
 
 def lineage(text: str, *files: Path) -> dict[str, Any]:
     """The SOURCE as given, and the name and SHA-256 of each file that was read."""
-    return {"source": text, "files": [{"name": file.name, "sha256": sha256(file)} for file in files]}
+    return {"source": text, "files": [{"name": file.name, "sha256": _sha256(file)} for file in files]}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
