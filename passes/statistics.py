@@ -20,7 +20,7 @@ from chipfit.passes.matching import chosen
 from chipfit.passes.padding import relevant_rows
 from chipfit.passes.precision import autocast
 
-EXAMPLES = 128  # that tell what matters in a model
+EXAMPLES = 128  # that tell what matters in a model; with fewer, SmolLM2's split head generalises badly
 LOGIT_ROWS = 512  # at a time: a large vocabulary makes 100 MB of them
 
 
