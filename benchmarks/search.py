@@ -17,6 +17,7 @@ from typing import Any
 
 import search_page
 from cells import DONE, Cells, Ran, Record, chipfit, interruptible, trim
+from search_page import INT8, OURS
 
 from chipfit.search.budget import parse_share
 from chipfit.search.strategies.registry import available_strategies
@@ -30,6 +31,7 @@ PACKAGES = {  # and the models that each takes
     "benchmarks/fastnas.py:FastNas": CONVOLUTIONAL,
     "benchmarks/torch_pruner.py:TorchPruning": CONVOLUTIONAL,
 }
+IN_INT8 = ("shortgpt", "sleb", "uniform", "ziplm")  # of the others, those that are run in int8 too
 BUDGETS = ("70%", "50%", "35%")
 SEEDS = (0, 1, 2)
 STEPS = {"resnet20": 300, "efficientnet_lite0": 300, "minilm": 200, "smollm2": 100}  # of recovery
@@ -55,10 +57,11 @@ class Cell:
 
     @property
     def arguments(self) -> list[str]:
+        last = ",quantize{activations=true}" if self.arm.endswith(INT8) else ""
         options = {
             "--budget": f"latency={self.budget}",
-            "--passes": f"factorize,prune-axes,drop-blocks,compensate,distill{{steps={self.steps}}}",
-            "--strategy": self.arm,
+            "--passes": f"factorize,prune-axes,drop-blocks,compensate,distill{{steps={self.steps}}}{last}",
+            "--strategy": self.arm.removesuffix(INT8),
             "--seed": str(self.seed),
             "--out": str(FOLDER / plain(self.model)),
         }
@@ -81,8 +84,9 @@ def grid(
 
 
 def arms() -> list[str]:
-    """Ours, then the others by name, then other packages."""
-    return [*sorted(available_strategies(), key=lambda name: (name != search_page.OURS, name)), *PACKAGES]
+    """Ours, with precision and without, then the others by name, other packages, and others in int8."""
+    others = sorted(available_strategies().keys() - {OURS})
+    return [OURS + INT8, OURS, *others, *PACKAGES, *(name + INT8 for name in IN_INT8)]
 
 
 def takes(arm: str, model: str) -> bool:
@@ -101,7 +105,8 @@ def record(ran: Ran) -> dict[str, Any]:
     if ran.exit_code != DONE or ran.found is None:
         return ran.record()
     chosen = ran.found["configuration"]
-    removed = {"narrowed": len(chosen["widths"]), "dropped": chosen["dropped"]}
+    rounded = chosen["rounded"] and len(chosen["rounded"])  # None: all of the model, where the arm rounds at all
+    removed = {"narrowed": len(chosen["widths"]), "dropped": chosen["dropped"], "rounded": rounded}
     kept = {part: {name: ran.found[part].get(name) for name in names} for part, names in KEPT.items()}
     return {**ran.record(), "removed": removed, **kept}
 

@@ -11,6 +11,7 @@ from cells import DONE, INFEASIBLE, Record, conditions, is_answer, table
 
 from chipfit.picture import picture, side_by_side
 
+INT8 = "+int8"  # behind an arm that has the pass quantize too
 OURS = "knapsack"
 ASKED = {"50%": 0.25}  # by how much smaller our loss should be there than the best other one
 STAGES = {"before recovery": "before_recovery", "after recovery": "result"}  # as the page and as manifests name them
@@ -55,6 +56,26 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Contest:
+    """An arm of ours against others: those in int8, or those without."""
+
+    title: str
+    ours: str
+    suffix: str
+
+    def others(self, section: Section, budget: str) -> list[str]:
+        there = (arm for arm in section.arms if arm.removesuffix(INT8) != OURS and section.of(budget, arm))
+        return [arm for arm in there if arm.endswith(INT8) == bool(self.suffix)]
+
+
+CONTESTS = (
+    Contest("with precision, against the others as their papers do them", OURS + INT8, ""),
+    Contest("with precision, against the others wholly in int8", OURS + INT8, INT8),
+    Contest("without precision, against the others as their papers do them", OURS, ""),
+)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether our loss is the smallest at a point, and by which part of the best other one, if that is above zero."""
 
@@ -85,12 +106,12 @@ def sections(records: Sequence[Record], expected: Sequence[Mapping[str, Any]]) -
     return found
 
 
-def verdict(section: Section, budget: str, stage: str) -> Verdict | None:
+def verdict(section: Section, budget: str, stage: str, contest: Contest) -> Verdict | None:
     """None where there is nothing to compare yet."""
-    others = [arm for arm in section.arms if arm != OURS and section.of(budget, arm)]
-    if not section.of(budget, OURS) or not others:
+    others = contest.others(section, budget)
+    if not section.of(budget, contest.ours) or not others:
         return None
-    ours = section.loss(budget, OURS, stage)
+    ours = section.loss(budget, contest.ours, stage)
     theirs = {arm: found for arm in others if (found := section.loss(budget, arm, stage))}
     best = min(theirs, key=lambda arm: theirs[arm].mean, default=None)
     if best is None:
@@ -113,32 +134,41 @@ def compared(budget: str, ours: Spread, best: str, theirs: Spread) -> Verdict:
 
 
 def page(found: Sequence[Section]) -> str:
-    judged = [one for section in found for stage in STAGES for one in verdicts(section, stage)]
     intro = f"""# Strategies at equal measured latency
 
 `make bench-search`. Each cell is one `chipfit compile --strategy ARM` at a share of the uncompressed model's latency.
 What is measured is compiled code, beside the uncompressed model's in one interleaved run, and each arm's choice is
 corrected until it fits. All arms of a model have the same data to calibrate on, the same closed-form repair
 (`compensate`, which the published methods don't have of their own) and the same steps of distillation. The {OURS}
-chooses widths, ranks and blocks together, the others what their papers do.
+chooses widths, ranks and blocks together, the others what their papers do. Behind `{INT8}` an arm may use
+`quantize{{activations=true}}` too: the {OURS} chooses which layers are worth it, for any other arm all of the model is
+in int8 and the rest of the latency is pruned away. An arm that need not remove anything then is whole in int8.
 
 The loss is by how much the metric is worse on held-out data than the uncompressed model's, relative to that: before
-recovery with the repair done, after recovery at the end. Figures are means over seeds, the least and the most in
-brackets. Latency is measured, as a part of the uncompressed model's. `unreachable`: an arm can choose nothing so fast.
-EfficientNet-lite0 is fitted to four hundred pictures of things on white and judged on sixty-four of other things: with
-ImageNet itself all arms would recover further. MiniLM's correlations can rise above the uncompressed model's by chance,
-and its loss is negative then.
+recovery what it would be without the distillation, after recovery at the end. Figures are means over seeds, the least
+and the most in brackets. Latency is measured, as a part of the uncompressed model's. `unreachable`: an arm can choose
+nothing so fast. EfficientNet-lite0 is fitted to four hundred pictures of things on white and judged on sixty-four of
+other things: with ImageNet itself all arms would recover further. MiniLM's correlations can rise above the uncompressed
+model's by chance, and its loss is negative then.
 
-{summary(judged)}{absence(found)}
+{summaries(found)}{absence(found)}
 
 ![Loss against measured latency]({PICTURE})"""
     return "\n\n".join([intro, *(text for section in found for text in parts(section))]) + "\n"
 
 
+def summaries(found: Sequence[Section]) -> str:
+    lines = []
+    for contest in CONTESTS:
+        judged = [one for section in found for stage in STAGES for one in verdicts(section, stage, contest)]
+        lines.append(f"- {contest.title.capitalize()}: {summary(judged)}")
+    return "\n".join(lines)
+
+
 def summary(judged: Sequence[Verdict]) -> str:
     """What was asked for, in one sentence."""
     won = sum(one.won for one in judged)
-    text = f"The {OURS}'s loss is the smallest at {won} of {len(judged)} points"
+    text = f"the {OURS}'s loss is the smallest at {won} of {len(judged)} points"
     for budget, share in ASKED.items():
         there = [one for one in judged if one.budget == budget]
         enough = sum(one.margin is not None and one.margin >= share for one in there)
@@ -148,11 +178,11 @@ def summary(judged: Sequence[Verdict]) -> str:
 
 def absence(found: Sequence[Section]) -> str:
     missing, there = (sum(map(len, parts)) for parts in zip(*((s.missing, s.answers) for s in found), strict=True))
-    return f" That is so far: {missing} of {missing + there} cells are missing." if missing else ""
+    return f"\n\nThat is so far: {missing} of {missing + there} cells are missing." if missing else ""
 
 
-def verdicts(section: Section, stage: str) -> list[Verdict]:
-    return [found for budget in section.budgets if (found := verdict(section, budget, stage))]
+def verdicts(section: Section, stage: str, contest: Contest) -> list[Verdict]:
+    return [found for budget in section.budgets if (found := verdict(section, budget, stage, contest))]
 
 
 def parts(section: Section) -> Iterator[str]:
@@ -163,9 +193,11 @@ def parts(section: Section) -> Iterator[str]:
     if reached:
         quality, made_up = reached[0]["baseline"]["quality"], reached[0]["lineage"].get("synthetic_data")
         yield f"{quality['metric']}{', on made-up inputs' if made_up else ''}: {quality['value']:.4g} uncompressed."
-    lines = [f"- {one.budget}, {stage}: {one.text}" for stage in STAGES for one in verdicts(section, stage)]
-    if lines:
-        yield "\n".join(lines)
+    for contest in CONTESTS:
+        judged = ((stage, one) for stage in STAGES for one in verdicts(section, stage, contest))
+        lines = [f"- {one.budget}, {stage}: {one.text}" for stage, one in judged]
+        if lines:
+            yield f"{contest.title.capitalize()}:\n\n" + "\n".join(lines)
     named = list(reached[0]["baseline"]["quality"]["parts"]) if reached else []
     for budget in section.budgets:
         rows = [row(section, budget, arm, named) for arm in section.arms if section.of(budget, arm)]

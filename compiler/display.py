@@ -115,11 +115,12 @@ def fronts(found: Fronts) -> None:
                 report.megabytes(point.weight_bytes),
                 str(len(point.configuration.widths)),
                 str(len(point.configuration.dropped)),
+                str(len(point.configuration.rounded or ())),
             )
             for point in front.points
         )
         title = f"{found.source} on {name} ({front.status}), {front.seconds:.1f} s"
-        columns = ("latency", "part", "loss", "weights", "axes cut", "blocks dropped")
+        columns = ("latency", "part", "loss", "weights", "axes cut", "blocks dropped", "weights rounded")
         show(TextTable(title, columns, rows))
     if len(found.fronts) > 1:
         show(regrets(found))

@@ -19,7 +19,7 @@ from chipfit.codegen.runtime import Library, read_record
 from chipfit.cross.compile import check_emulated
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir import store
-from chipfit.ir.configuration import Configuration
+from chipfit.ir.configuration import UNCHANGED
 from chipfit.ir.graph import Graph
 from chipfit.job import Job
 from chipfit.passes.pipeline import Pipeline
@@ -32,7 +32,6 @@ from chipfit.targets.registry import Target
 
 LAYERS = 8  # the slowest, which the report tells the limits of on every chip
 TOOLS = {"chipfit": "chipfit", "tvm": "apache-tvm", "torch": "torch"}  # and the packages that they come in
-RECOVERY = "distill"  # quality is judged before this pass and at the end
 
 
 def finish(job: Job, lineage: Mapping[str, Any], keep: float | None, out: Path) -> Artifact:
@@ -95,7 +94,7 @@ def manifest(job: Job, keep: float | None, lineage: dict[str, Any]) -> dict[str,
     """The record of the compilation, all but its files. Milliseconds, bytes, millijoules."""
     pair = job.measured
     qualities = {name: asdict(quality) for name, quality in judged(job).items()}
-    before, after = job.landscape.cost(Configuration()), job.landscape.cost(job.configuration)
+    before, after = job.landscape.cost(UNCHANGED), job.landscape.cost(job.configuration)
     made = job.target.cost_model.cost(
         job.workbench.deployed(job.result), batch=job.study.batch
     )  # with what passes did that the search doesn't know
@@ -186,12 +185,9 @@ def certificate(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def judged(job: Job) -> dict[str, Quality]:
-    """Quality of the teacher, of the compressed model before its recovery, and of the result."""
-    stages = job.passed
-    trained = [index for index, (one, _) in enumerate(stages) if one.name == RECOVERY]
-    before = trained[0] if trained else len(stages)
+    """Quality of the teacher, of what the model would be without its recovery, and of the result."""
     return {
-        "teacher": job.quality(0),
-        "before recovery": job.quality(before),
-        "result": job.quality(len(stages)),
+        "teacher": job.quality(()),
+        "before recovery": job.quality(job.unrecovered),
+        "result": job.quality(job.passed),
     }

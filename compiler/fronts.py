@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chipfit.errors import UserError
-from chipfit.ir.configuration import Configuration
+from chipfit.ir.configuration import UNCHANGED, Configuration
 from chipfit.picture import picture
 from chipfit.search.problem import Landscape
 from chipfit.search.program import InfeasibleError
@@ -98,7 +98,7 @@ def write_comparison(found: Comparison, folder: Path) -> None:
 def front(landscape: Landscape) -> Front:
     """The best quality at evenly spread latencies, as far down as there is any; what two of them give is there once."""
     start = time.perf_counter()
-    whole = landscape.cost(Configuration())
+    whole = landscape.cost(UNCHANGED)
     shares = [WIDEST + (NARROWEST - WIDEST) * index / (POINTS - 1) for index in range(POINTS)]
     points = []
     for share in shares:
@@ -137,7 +137,7 @@ def regret(landscapes: Mapping[str, Landscape]) -> dict[str, dict[str, float]]:
 
 def halfway(landscape: Landscape) -> float:
     """The least loss at half of the latency, or where that can't be had at the shortest one."""
-    whole = landscape.cost(Configuration()).latency_ms
+    whole = landscape.cost(UNCHANGED).latency_ms
     try:
         solution = solve(landscape.problem, {"latency": COMPARED * whole})
     except InfeasibleError:

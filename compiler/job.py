@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from chipfit.ir import store
 from chipfit.ir.apply import apply
-from chipfit.ir.configuration import Configuration
+from chipfit.ir.configuration import UNCHANGED, Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Context, Pass
 from chipfit.passes.factorize import with_factors
@@ -25,6 +26,8 @@ from chipfit.study import Study
 from chipfit.targets.registry import Target
 from chipfit.tune import AS_RANKED, Tuning
 from chipfit.workbench import Pair, Workbench
+
+RECOVERY = "distill"  # the pass without which quality is judged too
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Job:
     @cached_property
     def predicted_baseline(self) -> dict[str, float]:
         """The same by the cost model alone."""
-        cost = self.study.landscape(self.target, surveyed=False).cost(Configuration())
+        cost = self.study.landscape(self.target, surveyed=False).cost(UNCHANGED)
         energy = {} if cost.energy_mj is None else {"energy": cost.energy_mj}
         return {"latency": cost.latency_ms, "memory": cost.peak_memory_bytes, "size": cost.weight_bytes, **energy}
 
@@ -125,9 +128,10 @@ class Job:
         return self.target.name if self.target.is_host else repr(sorted(self.target.profile.figures.items()))
 
     def candidate_ms(self, configuration: Configuration) -> Measured:
-        """Measured with sliced weights as they are: how well they are trained changes no time."""
+        """Measured with weights as they are once sliced and rounded: how well they are trained changes no time."""
         whole = with_factors(self.teacher, self.study.factored, configuration.widths)
-        pair = self.workbench.compared(apply(whole, configuration), self.allowed_ms / self.baseline_ms / self.excess)
+        made = self.study.rounded(apply(whole, configuration), configuration)
+        pair = self.workbench.compared(made, self.allowed_ms / self.baseline_ms / self.excess)
         return Measured(pair.ratio * self.excess * self.baseline_ms, pair.error)
 
     @property
@@ -157,8 +161,16 @@ class Job:
     @cached_property
     def passed(self) -> list[tuple[Pass, Done]]:
         """Every pass of the pipeline with the stage that holds its graph."""
+        return self._chain(self.study.pipeline.passes)
+
+    @cached_property
+    def unrecovered(self) -> list[tuple[Pass, Done]]:
+        """The same without recovery, so that what it makes good can be told."""
+        return self._chain([one for one in self.study.pipeline.passes if one.name != RECOVERY])
+
+    def _chain(self, passes: Sequence[Pass]) -> list[tuple[Pass, Done]]:
         done = list[tuple[Pass, Done]]()
-        for one in self.study.pipeline.passes:
+        for one in passes:
             inputs = {**self.study.origin, "configuration": self.choice.configuration.digest, "seed": self.study.seed}
             before = done[-1][1].key if done else ""
             make = partial(self._apply, one, list(done))
@@ -193,23 +205,22 @@ class Job:
         last = self.passed[-1][1].json()["configuration"] if self.passed else self.choice.configuration.to_json()
         return Configuration.from_json(last)
 
-    def after(self, count: int) -> Graph:
-        """The graph after the first `count` passes."""
-        return store.load(self.passed[count - 1][1].folder) if count else self.teacher
+    def after(self, passed: Sequence[tuple[Pass, Done]]) -> Graph:
+        """The graph after some passes."""
+        return store.load(passed[-1][1].folder) if passed else self.teacher
 
     @cached_property
     def result(self) -> Graph:
-        return self.after(len(self.passed))
+        return self.after(self.passed)
 
-    def quality(self, count: int) -> Quality:
-        """How good the graph after the first `count` passes is."""
+    def quality(self, passed: Sequence[tuple[Pass, Done]]) -> Quality:
+        """How good the graph after some passes is."""
 
         def make(folder: Path) -> None:
             self.study.progress("assessing quality", 0.0)
-            reference = self.quality(0).value if count and self.study.data.metric else None
-            write_json(
-                folder / "result.json", asdict(assess(self.after(count), self.teacher, self.study.data, reference))
-            )
+            reference = self.quality(()).value if passed and self.study.data.metric else None
+            found = assess(self.after(passed), self.teacher, self.study.data, reference)
+            write_json(folder / "result.json", asdict(found))
 
-        key = self.passed[count - 1][1].key if count else ""
+        key = passed[-1][1].key if passed else ""
         return Quality(**self.stages.run("quality", {**self.study.origin, "on": key}, make).json())

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from chipfit.frontend.data import Data
 from chipfit.ir import store
+from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
-from chipfit.passes.base import Inputs, Progress
+from chipfit.passes.base import Inputs, Progress, Rounding
 from chipfit.passes.factorize import factorized
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline
@@ -75,7 +76,8 @@ class Study:
 
     @cached_property
     def survey(self) -> Survey:
-        return Survey(self.factored, self.examples, **self._may)
+        plain = self.teacher if self.uses("factorize") else None
+        return Survey(self.factored, self.examples, **self._may, rounding=self.rounding, plain=plain)
 
     @property
     def _may(self) -> dict[str, bool]:
@@ -90,7 +92,7 @@ class Study:
             found = self.survey.measure(folder / "checkpoint.json", self.progress)
             write_json(folder / "result.json", found.to_json())
 
-        given = {**self.origin, "factorize": self.uses("factorize"), **self._may}
+        given = {**self.origin, "factorize": self.uses("factorize"), **self._may, "rounding": str(self.rounding)}
         return Curves.from_json(self.stages.run("sensitivity", given, make).json())
 
     def landscape(self, target: Target, surveyed: bool = True) -> Landscape:
@@ -103,7 +105,7 @@ class Study:
 
     def _over(self, curves: Curves, target: Target) -> Landscape:
         sensitivity = curves.offered(target.granularity)
-        return Landscape(self._split, sensitivity, target.cost_model, self.batch, self._plain)
+        return Landscape(self._split, sensitivity, target.cost_model, self.batch, self._plain, self.rounding)
 
     def strategy(self, cls: type[Strategy], target: Target, tries: int = 0) -> Strategy:
         task = Task(
@@ -128,6 +130,15 @@ class Study:
     @cached_property
     def _split(self) -> Graph:
         return folded(self.factored)
+
+    def rounded(self, graph: Graph, configuration: Configuration) -> Graph:
+        """A graph with weights in few bits as a configuration says, to be timed: values have no ranges."""
+        return self.rounding.rounded(folded(graph), configuration.rounded, {}) if self.rounding else graph
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """The pass whose weights the search chooses."""
+        return next((one for one in self.pipeline.passes if isinstance(one, Rounding)), None)
 
     def uses(self, name: str) -> bool:
         return any(one.name == name for one in self.pipeline.passes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -112,6 +112,23 @@ class Pass(ABC):
 
     def ensures(self, before: Graph, after: Graph, context: Context) -> None:  # noqa: B027
         """Raise `PostconditionError` if the pass did not do what it is for."""
+
+
+@dataclass(frozen=True)
+class Rounding(Pass):
+    """A pass that keeps weights in fewer bits; which ones is a choice of the search, in `Configuration.rounded`."""
+
+    @abstractmethod
+    def groups(self, graph: Graph) -> Sequence[frozenset[str]]:
+        """The weights that it can round, those together that are rounded all or not at all."""
+
+    @abstractmethod
+    def ranges(self, graph: Graph, calibration: Sequence[Inputs]) -> Mapping[str, float]:
+        """The largest number in size, over all examples, of each value whose range has to be fixed beforehand."""
+
+    @abstractmethod
+    def rounded(self, graph: Graph, chosen: Container[str] | None, ranges: Mapping[str, float]) -> Graph:
+        """The graph with the chosen weights rounded (None: all that can be); a value without a range has that of 1."""
 
 
 def require_calibration(context: Context) -> None:

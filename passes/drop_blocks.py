@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from chipfit.errors import UserError
@@ -45,7 +45,7 @@ class DropBlocks(Pass):
         if self.last:
             chosen, of = frozenset(_layers(graph)[-self.last :]), graph
         left = drop(graph, replacements(of, Configuration(dropped=chosen)))
-        return PassResult(left, left is not graph, Configuration(context.configuration.widths, chosen))
+        return PassResult(left, left is not graph, replace(context.configuration, dropped=chosen))
 
     def ensures(self, before: Graph, after: Graph, context: Context) -> None:
         if [value.type for value in before.forward.outputs] != [value.type for value in after.forward.outputs]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -62,7 +62,7 @@ class PruneAxes(Pass):
         statistics = Statistics(context.teacher, context.calibration[:EXAMPLES], context.seed)
         axes = [axis for axis in analyse(context.teacher).axes.values() if axis.state == "exact"]
         widths = {axis.name: self._keep(statistics, axis) for axis in axes}
-        return Configuration(widths, context.configuration.dropped)
+        return replace(context.configuration, widths=widths)
 
     def _keep(self, statistics: Statistics, axis: Axis) -> tuple[int, ...]:
         count = max(1, round(axis.size * (1 - self.ratio)))

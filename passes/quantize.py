@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
+import networkx as nx
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,17 +17,17 @@ from chipfit.ir import rounded
 from chipfit.ir.graph import EntryPoint, Graph, Node, Parameter, TensorType, Value
 from chipfit.ir.ops.signature import arguments, with_arguments
 from chipfit.ir.stored import GROUP, ZERO, groups, spelled, stored_weight
-from chipfit.passes.base import Context, Pass, PassResult, require_calibration
+from chipfit.passes.base import Context, Inputs, PassResult, Rounding, require_calibration
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.rewriting import int8
-from chipfit.passes.rounded_convs import convolutions, with_rounded_convs
+from chipfit.passes.rounded_convs import convolutions, largest, with_rounded_convs
 from chipfit.passes.statistics import EXAMPLES
 
 READERS = ("linear", "embedding")  # whose weight is stored by rows
 
 
 @dataclass(frozen=True)
-class Quantize(Pass):
+class Quantize(Rounding):
     """Keep the weights of linear layers in few bits (symmetric, round to nearest).
 
     before: y = x W'
@@ -41,6 +42,8 @@ class Quantize(Pass):
     several times as fast as float32. Layers that read the same value share its rows. Convolutions are then in int8 too,
     batch norms a part of them: a scale for each filter, and one for all that is read, by the largest number that the
     calibration data show. Left out are those of several groups, and those that read an image of up to four channels.
+
+    The search chooses what is worth it: the layers that read one value together, each convolution by itself.
     """
 
     name: ClassVar[str] = "quantize"
@@ -59,15 +62,33 @@ class Quantize(Pass):
             require_calibration(context)
 
     def run(self, graph: Graph, context: Context) -> PassResult:
-        chosen = weights(graph)
+        ready = folded(graph) if self.activations else graph
+        ranges = self.ranges(ready, context.calibration[:EXAMPLES])
+        result = self.rounded(ready, context.configuration.rounded, ranges)
+        return PassResult(graph if result is ready else result, result is not ready)
+
+    def groups(self, graph: Graph) -> list[frozenset[str]]:
+        found = weights(graph)
         if not self.activations:
-            return PassResult(quantized(graph, chosen, self.bits), bool(chosen))
-        layers = convolutions(graph)
+            return [frozenset({name}) for name in found]
+        alone = [frozenset({node.inputs[1].name}) for node in convolutions(graph)]
+        pairs = ((node.inputs[0].name, node.inputs[1].name) for node in linears(graph) if node.inputs[1].name in found)
+        joined = nx.connected_components(nx.Graph([(("read", source), name) for source, name in pairs]))
+        return [*alone, *(frozenset(name for name in each if isinstance(name, str)) for each in joined)]
+
+    def ranges(self, graph: Graph, calibration: Sequence[Inputs]) -> dict[str, float]:
+        names = {node.inputs[0].name for node in convolutions(graph)} if self.activations else set[str]()
+        return largest(graph, names, calibration) if names else {}
+
+    def rounded(self, graph: Graph, chosen: Container[str] | None, ranges: Mapping[str, float]) -> Graph:
+        found = [name for name in weights(graph) if chosen is None or name in chosen]
+        layers = convolutions(graph) if self.activations else []
+        layers = [node for node in layers if chosen is None or node.inputs[1].name in chosen]
         if layers:
-            graph = folded(graph)
-            layers = convolutions(graph)
-            graph = with_rounded_convs(graph, layers, context.calibration[:EXAMPLES])
-        return PassResult(with_rounded_rows(quantized(graph, chosen, self.bits)), bool(chosen or layers))
+            graph = with_rounded_convs(graph, layers, ranges)
+        if found:
+            graph = quantized(graph, found, self.bits)
+        return with_rounded_rows(graph) if found and self.activations else graph
 
 
 def weights(graph: Graph) -> list[str]:
@@ -83,6 +104,10 @@ def weights(graph: Graph) -> list[str]:
         if parameter.role == "parameter" and parameter.value.type.dtype == torch.float32
         if "linear" in readers.get(name, ()) and readers[name] <= set(READERS)
     ]
+
+
+def linears(graph: Graph) -> list[Node]:
+    return [node for point in graph.entries.values() for node in point.nodes if node.kind == "linear"]
 
 
 def quantized(graph: Graph, chosen: list[str], bits: int) -> Graph:

@@ -33,7 +33,8 @@ def _own_passes() -> Iterator[tuple[str, type[Pass]]]:
     for info in pkgutil.iter_modules(chipfit.passes.__path__, "chipfit.passes."):
         module = importlib.import_module(info.name)
         for cls in vars(module).values():
-            if inspect.isclass(cls) and issubclass(cls, Pass) and cls.__module__ == info.name and cls is not Pass:
+            own = inspect.isclass(cls) and issubclass(cls, Pass) and cls.__module__ == info.name
+            if own and not inspect.isabstract(cls):
                 yield info.name, cls
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from chipfit.ir.graph import Graph, Node, Parameter, TensorType, Value
@@ -24,9 +24,11 @@ def convolutions(graph: Graph) -> list[Node]:
     return [node for node in found if node.inputs[0].shape[1] > FEW_CHANNELS and read[node.inputs[1].name] == 1]
 
 
-def with_rounded_convs(graph: Graph, chosen: Sequence[Node], calibration: Sequence[Inputs]) -> Graph:
-    """The graph with these convolutions in int8: a scale for each output channel, one for the whole of the source."""
-    peaks = largest(graph, {node.inputs[0].name for node in chosen}, calibration)
+def with_rounded_convs(graph: Graph, chosen: Sequence[Node], ranges: Mapping[str, float]) -> Graph:
+    """The graph with these convolutions in int8: a scale for each output channel, one for the whole of the source.
+
+    `ranges` has the largest number in size of each source; without one it is taken for 1.
+    """
     nodes = {node.name: node for node in chosen}
     rewritten: list[Node] = []
     for node in graph.forward.nodes:
@@ -34,7 +36,7 @@ def with_rounded_convs(graph: Graph, chosen: Sequence[Node], calibration: Sequen
             rewritten.append(node)
             continue
         source, weight = node.inputs[:2]
-        graph, parameters = _in_int8(graph, weight.name, peaks[source.name])
+        graph, parameters = _in_int8(graph, weight.name, ranges.get(source.name, 1.0))
         rewritten += spelled(node, source, parameters, unbiased(node))
         rewritten += biased(node)
     return graph.with_entry(replace(graph.forward, nodes=tuple(rewritten)))

@@ -61,7 +61,8 @@ class Course:
 
     @property
     def finished(self) -> bool:
-        return self.lowered < LOWEST or 0 < self.planned <= self.done
+        """Where nothing is lost there is nothing to recover."""
+        return self.best == 0 or self.lowered < LOWEST or 0 < self.planned <= self.done
 
     @property
     def judgements(self) -> tuple[int, ...]:

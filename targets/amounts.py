@@ -40,6 +40,7 @@ PARTS = ("launch", "compute", "memory")
 # A byte of weights costs so much more where no cache holds it from one call to the next.
 COLD = "cold_byte_time"
 DISPATCH = "dispatch_time"  # between kernels, where one that is timed on its own takes none
+ROUNDED = ("rounded_matmul", "rounded_conv")  # products of int8, with the rounding of a convolution's source
 TAPS = 9  # of the filters that Winograd's transform widens to POSITIONS
 
 # Figures that few chips have: of a core's matrix unit and of its vectors.
@@ -82,11 +83,14 @@ def amounts(kernel: Kernel, work: Work, cpu: Cpu) -> Amounts:
     if not work.bytes_written:
         return {}
     dims, term = tuple(sorted(work.dims.items())), kernel.kind
-    found = {"launch_time": 1.0, DISPATCH: 1.0}
+    rounded = bool(work.dims.get("rounded"))
+    launches = 2.0 if rounded and kernel.kind == "conv" else 1.0  # its source is rounded first, by all threads
+    found = {"launch_time": launches, DISPATCH: launches}
     for name, moved in streams(kernel, work, cpu).items():
         found[name] = moved / cpu.threads
     if kernel.kind in CYCLES:
         term = "winograd" if kernel.kind == "conv" and fast_tile(work.dims, cpu) else kernel.kind
+        term = f"rounded_{term}" if rounded else term
         found[f"{term}_cycle_time"] = CYCLES[kernel.kind](dims, cpu)
     functions = sum(node.kind in FUNCTIONS for node in kernel.nodes)
     if functions:
@@ -169,8 +173,13 @@ def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
     steps = matmul_steps(cpu, tile, d["ic"] // d["groups"]) * d["r"] * d["s"]
     pixels = (d["batch"], d["ho"], d["wo"])
     products = steps * product_cycles(cpu, tile, pixels, d["oc"] // d["groups"], d["groups"])
-    rounded = math.prod(pixels) * d["stride"] ** 2 if d["rounded"] else 0
-    return products + image_rounding_cycles(cpu, rounded, d["ic"])
+    return products + (image_rounding_cycles(cpu, source_pixels(d), d["ic"]) if d["rounded"] else 0.0)
+
+
+def source_pixels(d: Mapping[str, int]) -> int:
+    """Of a convolution, its halo among them."""
+    rows, columns = (d[out] * d["stride"] + d[kernel] - 1 for out, kernel in (("ho", "r"), ("wo", "s")))
+    return d["batch"] * rows * columns
 
 
 def multiplied_in(d: Mapping[str, int]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from chipfit.ir.kernel import Kernel
 from chipfit.ir.work import FLOPS, Work
-from chipfit.targets.amounts import COLD, CYCLES, PARTS, Cpu, amounts, part_of, shape_of
+from chipfit.targets.amounts import COLD, CYCLES, PARTS, ROUNDED, Cpu, amounts, part_of, shape_of
 from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
 from chipfit.targets.kernel_model import Cold, Interval, interval_around
 from chipfit.targets.products import products
@@ -55,7 +55,7 @@ def derived_seconds(profile: Profile) -> Mapping[str, float]:
     cpu = shape_of(profile)
     cycle = 4 * lanes(cpu) * cpu.threads / profile.si("fp32_peak")
     byte = cpu.threads / profile.si("memory_bandwidth")
-    found = {f"{kind}_cycle_time": cycle for kind in (*CYCLES, "winograd")}
+    found = {f"{kind}_cycle_time": cycle for kind in (*CYCLES, "winograd", *ROUNDED)}
     found |= {f"{kind}_byte_time": byte for kind in (*FLOPS, "attention", "filter", "patch", "result")}
     return {**found, "function_cycle_time": FUNCTION_CYCLES * cycle}
 

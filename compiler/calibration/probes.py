@@ -30,12 +30,13 @@ from chipfit.calibration.probe_nets import (
 
 @dataclass(frozen=True)
 class Probe:
-    """A module over one float input of `shape`. The held-out ones take no part in the fit."""
+    """A module over one float input of `shape`, in int8 where `rounded`. The held-out ones take no part in the fit."""
 
     name: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     held_out: bool = False
+    rounded: bool = False
 
 
 PROBES = (
@@ -78,6 +79,16 @@ PROBES = (
     Probe("encoders 320", lambda: stacked(lambda: encoder(320, 10, 32, 1280), 4), (1, 128, 320)),
     Probe("decoders 1152", lambda: stacked(lambda: decoder(1152, 9, 128, 3, 3072), 4), (1, 64, 1152)),
     Probe("small residuals", lambda: residuals(12, 20, 28, 36, 44), (1, 3, 24, 24)),  # which tells of dispatch
+    Probe("rounded 1x576", lambda: linears(576, 1536, 576, 1536), (1, 576), rounded=True),
+    Probe("rounded 16x384", lambda: linears(384, 1152, 384, 1152, 384), (1, 16, 384), rounded=True),
+    Probe("rounded 128x576", lambda: linears(576, 1536, 576), (1, 128, 576), rounded=True),
+    Probe("rounded 3x3 32x32", lambda: pooled(convs(3, 1, 16, 16, 24, 40)), (1, 16, 32, 32), rounded=True),
+    Probe("rounded 3x3 7x7", lambda: pooled(convs(3, 1, 64, 128, 100)), (1, 64, 7, 7), rounded=True),
+    Probe("rounded 1x1 28x28", lambda: pooled(convs(1, 1, 40, 240, 40)), (1, 40, 28, 28), rounded=True),
+    Probe("rounded 1x1 7x7", lambda: pooled(convs(1, 1, 200, 1200, 320)), (1, 200, 7, 7), rounded=True),
+    Probe("rounded basic 28x28", lambda: basics(32, 2), (1, 32, 28, 28), rounded=True),
+    Probe("rounded basic 14x14", lambda: basics(200, 2), (1, 200, 14, 14), rounded=True),
+    Probe("rounded residuals", lambda: residuals(12, 20, 28, 36, 44), (1, 3, 24, 24), rounded=True),
     Probe("stream 67 MB", lambda: linears(*[1448] * 9), (1, 1448)),
     Probe("stream 200 MB", lambda: linears(*[1448] * 25), (1, 1448)),
     Probe("stream 400 MB", lambda: linears(*[1448] * 49), (1, 1448)),
@@ -93,5 +104,8 @@ PROBES = (
     Probe("inverteds 176", lambda: inverteds(176, 6, 3, 2), (1, 176, 7, 7), held_out=True),
     Probe("encoders 448", lambda: stacked(lambda: encoder(448, 7, 64, 1500), 6), (1, 128, 448), held_out=True),
     Probe("decoders 640", lambda: stacked(lambda: decoder(640, 10, 64, 5, 1700), 4), (1, 128, 640), held_out=True),
+    Probe("rounded residual 16", lambda: residuals(16, 32, 64), (1, 3, 32, 32), held_out=True, rounded=True),
+    Probe("rounded inverteds 88", lambda: inverteds(88, 6, 5, 2), (1, 88, 14, 14), held_out=True, rounded=True),
+    Probe("rounded encoder 384", lambda: encoder(384, 7, 32, 700), (1, 128, 384), held_out=True, rounded=True),
     Probe("step 1024", lambda: stacked(lambda: linears(1024, 2700, 1024), 14), (1, 1024), held_out=True),
 )

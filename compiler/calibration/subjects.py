@@ -19,6 +19,8 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.shapes import what_if
 from chipfit.ir.work import work
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.quantize import Quantize
 from chipfit.targets.amounts import DISPATCH, Amounts, amounts
 from chipfit.targets.calibrate import Calibration, Sample, fit
 from chipfit.targets.cost import full_plan
@@ -61,6 +63,7 @@ def subject(probe: Probe, target: Target) -> Subject:
     torch.manual_seed(0)
     x = torch.randn(probe.shape)
     graph = rebatch(import_model(probe.build(), (x,)), probe.shape[0])
+    graph = Quantize(activations=True).rounded(folded(graph), None, {}) if probe.rounded else graph
     return Subject(probe, graph, x, kernel_amounts(graph, target))
 
 

@@ -11,10 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Configuration:
-    """Axis name -> kept indices (ascending, not empty), and the names of the blocks dropped."""
+    """Axis name -> kept indices (ascending, not empty), the blocks dropped, and the weights kept in few bits.
+
+    `rounded` None leaves it to the pass that rounds: all that it can.
+    """
 
     widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
+    rounded: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         for axis, kept in self.widths.items():
@@ -25,12 +29,19 @@ class Configuration:
         return {
             "widths": {axis: list(self.widths[axis]) for axis in sorted(self.widths)},
             "dropped": sorted(self.dropped),
+            "rounded": None if self.rounded is None else sorted(self.rounded),
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Configuration:
         widths = {axis: tuple(kept) for axis, kept in data["widths"].items()}
-        return Configuration(widths, frozenset(data["dropped"]))
+        rounded = data["rounded"]
+        return Configuration(widths, frozenset(data["dropped"]), None if rounded is None else frozenset(rounded))
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is said to go or to be rounded."""
+        return bool(self.widths or self.dropped or self.rounded)
 
     @property
     def digest(self) -> str:
@@ -38,3 +49,6 @@ class Configuration:
 
     def __hash__(self) -> int:
         return int(self.digest[:16], 16)
+
+
+UNCHANGED = Configuration(rounded=frozenset())

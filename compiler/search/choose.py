@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from chipfit.errors import InfeasibleBudgetError
-from chipfit.ir.configuration import Configuration
+from chipfit.ir.configuration import UNCHANGED, Configuration
 from chipfit.search.budget import Budget, Limit
 from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Strategy, UnreachableError
@@ -108,7 +108,7 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     `baseline` holds the uncompressed model's `latency` (ms; measured where `measure` is given), `memory`, `size`
     (bytes) and `energy` (mJ). Raises InfeasibleBudgetError naming the binding constraint and the nearest feasible one.
     """
-    cost = strategy.task.landscape.cost(Configuration())
+    cost = strategy.task.landscape.cost(UNCHANGED)
     goal = Goal.of(budget, baseline, cost, baseline["latency"] / cost.latency_ms if measure else safety(budget, cost))
     whole, ratio = cost.latency_ms, goal.scales["latency"] * AIM
     limit = budget.absolute(baseline).get("latency", math.inf)
@@ -155,7 +155,7 @@ def ensure_reachable(
     wrongly: where they will be measured a limit in them must be missed by the upper bound, and the nearest feasible
     latency is told by it too; where they won't, the upper bound is what must be within the limit.
     """
-    cost = landscape.cost(Configuration())
+    cost = landscape.cost(UNCHANGED)
     most = cost.upper_ms / cost.latency_ms if will_measure else 1.0
     goal = Goal.of(budget, predicted, cost, 1.0 if will_measure else safety(budget, cost))
     aim = goal.at(goal.limits["latency"] * most) if budget.in_milliseconds else goal

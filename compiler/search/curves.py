@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 MEASURED = (1.0, 0.75, 0.5, 0.25)  # of an axis kept, at which its loss is measured
@@ -24,11 +24,23 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """Weights that are kept in few bits together or not at all, and the loss that it costs alone."""
+
+    weights: frozenset[str]
+    loss: float
+
+
+@dataclass(frozen=True)
 class Sensitivity:
-    """Per axis the levels that a chip is offered, the full width first; per block the loss of dropping it."""
+    """Per axis the levels that a chip is offered, the full width first; per block the loss of dropping it.
+
+    `rounded` are the groups of weights that may be rounded, by the name of one of them.
+    """
 
     levels: Mapping[str, tuple[Level, ...]]
     drops: Mapping[str, float]
+    rounded: Mapping[str, Rounded] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,15 +61,18 @@ class Curves:
 
     axes: Mapping[str, Curve]
     drops: Mapping[str, float]
+    rounded: Mapping[str, Rounded] = field(default_factory=dict)
     seconds: float = 0.0
 
     def offered(self, granularity: int) -> Sensitivity:
         """The choice for a chip on which widths should be multiples of `granularity` (1: any will do)."""
-        return Sensitivity({name: tuple(curve.levels(granularity)) for name, curve in self.axes.items()}, self.drops)
+        levels = {name: tuple(curve.levels(granularity)) for name, curve in self.axes.items()}
+        return Sensitivity(levels, self.drops, self.rounded)
 
     def to_json(self) -> dict[str, Any]:
         axes = {name: {"order": list(curve.order), "losses": dict(curve.losses)} for name, curve in self.axes.items()}
-        return {"axes": axes, "drops": dict(self.drops), "seconds": self.seconds}
+        rounded = {name: {"weights": sorted(one.weights), "loss": one.loss} for name, one in self.rounded.items()}
+        return {"axes": axes, "drops": dict(self.drops), "rounded": rounded, "seconds": self.seconds}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Curves:
@@ -65,7 +80,8 @@ class Curves:
             name: Curve(tuple(found["order"]), {int(width): loss for width, loss in found["losses"].items()})
             for name, found in data["axes"].items()
         }
-        return Curves(axes, data["drops"], data["seconds"])
+        rounded = {name: Rounded(frozenset(one["weights"]), one["loss"]) for name, one in data["rounded"].items()}
+        return Curves(axes, data["drops"], rounded, data["seconds"])
 
 
 def step_of(size: int, granularity: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,12 +16,13 @@ from chipfit.ir.apply import rebatch
 from chipfit.ir.blocks import find_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import run
-from chipfit.ir.graph import EntryPoint, Graph, Node
+from chipfit.ir.graph import EntryPoint, Graph, Node, Value
 from chipfit.ir.shapes import what_if
 from chipfit.ir.work import work
 from chipfit.passes.base import Inputs
+from chipfit.passes.factorize import is_factor
 from chipfit.passes.losses import log_divergence, relative_error
-from chipfit.passes.matching import Head, find_head
+from chipfit.passes.matching import find_head
 from chipfit.passes.padding import relevant_rows
 from chipfit.passes.precision import autocast
 from chipfit.targets.cost import full_plan
@@ -40,6 +42,7 @@ class Probe:
     graph: Graph
     inputs: Inputs
     taught: Probe | None = None  # whose answers count, if the graph isn't the whole one
+    exact: bool = False  # in float32, for changes that are smaller than what bfloat16 makes of any change
 
     @staticmethod
     def on(graph: Graph, calibration: Sequence[Inputs]) -> Probe:
@@ -52,22 +55,28 @@ class Probe:
 
     def at(self, changed: Graph) -> Probe:
         """A probe on a changed graph, whose losses are still against the answers of this one's."""
-        return Probe(changed, self.inputs, self.taught or self)
+        return replace(self, graph=changed, taught=self.taught or self)
 
     @property
     def entry(self) -> EntryPoint:
         return self.graph.forward
 
     @cached_property
-    def head(self) -> Head | None:
-        return find_head(self.graph)
+    def features(self) -> Value | None:
+        """What logits are made of, by one linear layer or its two factors; None where the outputs aren't logits."""
+        head = find_head(self.graph)
+        if head is None:
+            return None
+        before = self.entry.producers.get(head.input.name)
+        split = before and before.kind == "linear" and is_factor(before.inputs[1].name)
+        return before.inputs[0] if before and split else head.input
 
     @cached_property
     def reference(self) -> Mapping[str, Tensor]:
-        """What the head reads (or the outputs), and the borders of the blocks, by value name."""
+        """The features (or the outputs), and the borders of the blocks, by value name."""
         borders = {name for block in find_blocks(self.graph).values() for name in (block.skip, block.exit)}
         computed = set(self.entry.producers)
-        with autocast():
+        with self._precision:
             return run(self._trunk(self.graph), *self.inputs, keep=tuple(sorted(borders & computed)))
 
     @cached_property
@@ -84,28 +93,30 @@ class Probe:
 
     def loss(self, changed: Graph) -> float:
         """How far the changed graph's outputs are from the answers: KL divergence in nats a row, or relative error."""
-        with autocast():
+        with self._precision:
             found = run(self._trunk(changed), *self.inputs, given=self.unmoved(changed))
         pairs = zip(self._answers(changed, found), self.answers, strict=True)
-        compare = log_divergence if self.head else relative_error
+        compare = log_divergence if self.features else relative_error
         return sum(float(compare(ours, wanted)) for ours, wanted in pairs) / len(self.answers)
 
+    @property
+    def _precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.exact else autocast()
+
     def _trunk(self, graph: Graph) -> Graph:
-        """The graph up to what the head reads."""
-        if self.head is None:
-            return graph
-        read = graph.forward.producers[self.head.input.name].outputs
-        return graph.with_entry(replace(graph.forward, outputs=read[:1]))
+        """The graph up to the features."""
+        return graph.with_entry(replace(graph.forward, outputs=(self.features,))) if self.features else graph
 
     def _answers(self, graph: Graph, found: Mapping[str, Tensor]) -> list[Tensor]:
-        if self.head is None:
+        if self.features is None:
             return [found[value.name].float() for value in graph.forward.outputs]
-        rows = found[self.head.input.name].flatten(0, -2)
+        whole = found[self.features.name]
+        rows = whole.flatten(0, -2)
         chosen = rows[:: max(1, len(rows) // ROWS)]
-        bias = graph.state[self.head.bias] if self.head.bias else None
-        with autocast():
-            logits = functional.linear(chosen, graph.state[self.head.weight], bias)
-        return [functional.log_softmax(logits.float(), -1)]
+        with self._precision:
+            logits = run(graph, given={self.features.name: chosen.reshape(*(1,) * (whole.dim() - 2), *chosen.shape)})
+        (found_logits,) = logits.values()
+        return [functional.log_softmax(found_logits.flatten(0, -2).float(), -1)]
 
     def unmoved(self, changed: Graph) -> dict[str, Tensor]:
         """What of the reference the changed graph gives too."""

@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 from chipfit.ir.apply import can_rebatch
 from chipfit.ir.axes import analyse
-from chipfit.ir.configuration import Configuration
+from chipfit.ir.configuration import UNCHANGED, Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.kernel import Kernel
 from chipfit.ir.work import Work
+from chipfit.passes.base import Rounding
 from chipfit.passes.factorize import down_weight, rank_axis, tall_layers, with_factors
 from chipfit.passes.layers import Layer
-from chipfit.search.curves import Sensitivity
+from chipfit.search.curves import Level, Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
 from chipfit.search.tables import Amount, Tabulator, Widths, parameter_bytes, task, vanishing
 from chipfit.targets.cost import Cost, CostModel, core, full_plan
 from chipfit.targets.weights import kept_values
+
+NOTHING = frozenset[str]()
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Landscape:
     """What there is to choose in a graph on a chip. The graph is the one that codegen plans kernels for.
 
     Where layers were split to give them a rank, `plain` is the graph without the splits: a rank that isn't cut costs
-    what the whole layer does.
+    what the whole layer does. `rounding` is the pass that keeps weights in few bits, if there is one: those that the
+    sensitivity knows of are a choice, and where it knows of none the pass rounds what it can.
     """
 
     graph: Graph
@@ -37,11 +41,12 @@ class Landscape:
     cost_model: CostModel
     batch: int = 1
     plain: Graph | None = None
+    rounding: Rounding | None = None
 
     @cached_property
     def problem(self) -> Problem:
         """The solver's problem over `latency` (ms) and `size` (bytes)."""
-        losses = {axis: tuple(level.loss for level in found) for axis, found in self.sensitivity.levels.items()}
+        losses = {axis: tuple(level.loss for level in found) for axis, found in self._levels.items()}
         quantities = {
             "latency": (self._constant, *self._items(self._kernel_axes, self._amount_of_kernels(self._latency))),
             "size": self._items(self._parameter_axes, self._size),
@@ -49,22 +54,25 @@ class Landscape:
         return Problem(losses, dict(self.sensitivity.drops), quantities, exclusive_pairs(self._inside))
 
     def cost(self, configuration: Configuration) -> Cost:
-        return self.cost_model.cost(self.form(configuration.widths), configuration, self.batch)
+        return self.cost_model.cost(self.form(configuration), configuration, self.batch)
 
-    def form(self, widths: Widths) -> Graph:
-        """The graph that these widths are cut in: with those layers split whose rank is among them."""
-        if self.plain is None:
-            return self.graph
-        ranks = self._ranks.intersection(widths)
-        if ranks not in self._forms:
-            self._forms[ranks] = with_factors(self.plain, self.graph, ranks)
-        return self._forms[ranks]
+    def form(self, configuration: Configuration) -> Graph:
+        """The graph that a configuration is cut in: with those layers split whose rank it cuts, and rounded."""
+        return self._form(self._ranks.intersection(configuration.widths), configuration.rounded)
+
+    def _form(self, ranks: frozenset[str], rounded: frozenset[str] | None) -> Graph:
+        if (ranks, rounded) not in self._forms:
+            graph = with_factors(self.plain, self.graph, ranks) if self.plain else self.graph
+            self._forms[ranks, rounded] = self.rounding.rounded(graph, rounded, {}) if self.rounding else graph
+        return self._forms[ranks, rounded]
 
     def configuration(self, solution: Solution) -> Configuration:
         """What the solver chose; axes that keep their full width, or vanish with a block, are left out."""
-        levels = self.sensitivity.levels
-        widths = {axis: levels[axis][level].kept for axis, level in solution.levels.items() if level}
-        return Configuration(widths, solution.dropped)
+        levels, groups = self._levels, self.sensitivity.rounded
+        narrowed = (axis for axis, level in solution.levels.items() if level and axis not in groups)
+        widths = {axis: levels[axis][solution.levels[axis]].kept for axis in narrowed}
+        rounded = (group.weights for name, group in groups.items() if solution.levels[name])
+        return Configuration(widths, solution.dropped, frozenset().union(*rounded) if groups else None)
 
     def limited(self, quantities: Iterable[str]) -> Problem:
         """The problem over what is limited too: energy (mJ) is tabulated only where someone asks for it."""
@@ -77,15 +85,15 @@ class Landscape:
 
     def with_peak(self, problem: Problem, configuration: Configuration) -> tuple[str, Problem]:
         """The problem with one more quantity: what is held at the moment that is the configuration's peak of memory."""
-        form, forms = self.form(configuration.widths), dict[str, set[int]]()
+        form, forms = self.form(configuration), dict[str, set[int]]()
         for name, lying in self.cost_model.buffers(form, configuration, self.batch).at_peak:
             forms.setdefault(name, set()).add(lying)
-        plan = {core(kernel): kernel for kernel, _ in full_plan(form)}
+        plan = {core(kernel): kernel for base in (*self._bases, form) for kernel, _ in full_plan(base)}
         batch = self.batch if can_rebatch(form) else None
 
         def held(entry: str, widths: Widths) -> float:
             """Of a kernel: its packed weight, and what else it holds then."""
-            found = task(self.form(widths), entry, widths, self.batch)
+            found = task(self._within(widths), entry, widths, self.batch)
             if found is None or entry not in plan:
                 return 0.0
             kernel = replace(plan[entry], kind=found[0].kind)  # `task` gives that of a layer built alike
@@ -107,7 +115,7 @@ class Landscape:
     @cached_property
     def _cold(self) -> float:
         """The share of weights that comes from memory, taken as it is before anything is removed."""
-        return self.cost_model.cold_share(self.cost(Configuration()).weight_bytes)
+        return self.cost_model.cold_share(self.cost(UNCHANGED).weight_bytes)
 
     def _energy(self, kernel: Kernel, work: Work) -> float:
         model, table = self.cost_model.model, self.cost_model.energy
@@ -118,7 +126,7 @@ class Landscape:
         known: dict[int, float] = {}  # by identity: `task` gives the same object for the same work
 
         def amount(entry: str, widths: Widths) -> float:
-            found = task(self.form(widths), entry, widths, self.batch)
+            found = task(self._within(widths), entry, widths, self.batch)
             if found is None:
                 return 0.0
             if id(found) not in known:
@@ -128,12 +136,17 @@ class Landscape:
         return amount
 
     def _size(self, entry: str, widths: Widths) -> float:
-        return parameter_bytes(self.form(widths), entry, widths)
+        return parameter_bytes(self._within(widths), entry, widths)
+
+    def _within(self, widths: Widths) -> Graph:
+        """The form in which an entry is of its size at these widths, a group that is rounded being one of them."""
+        rounds = not self.sensitivity.rounded or any(name in self.sensitivity.rounded for name in widths)
+        return self._form(self._ranks.intersection(widths), None if rounds else NOTHING)
 
     def _items(self, axes_of: Mapping[str, tuple[str, ...]], amount: Amount) -> tuple[Item, ...]:
         """One item per distinct (axes, blocks), holding all that depends on just these."""
         summed: dict[tuple[tuple[str, ...], frozenset[str]], NDArray[np.float64]] = {}
-        for entry, (axes, table) in Tabulator(self.sensitivity.levels, axes_of).tabulate(amount):
+        for entry, (axes, table) in Tabulator(self._levels, axes_of).tabulate(amount):
             key = axes, frozenset(block for block, entries in self._inside.items() if entry in entries)
             summed[key] = summed[key] + table if key in summed else table
         return tuple(Item(axes, blocks, table) for (axes, blocks), table in summed.items())
@@ -141,26 +154,56 @@ class Landscape:
     @property
     def _constant(self) -> Item:
         """What a call costs besides its kernels."""
-        whole = self.cost(Configuration())
+        whole = self.cost(UNCHANGED)
         rest = whole.latency_ms - sum(layer.latency_ms for layer in whole.layers)
         return Item((), frozenset(), np.array(rest))
 
     @cached_property
     def _kernel_axes(self) -> dict[str, tuple[str, ...]]:
         """Kernel, by its core -> the axes with a choice that occur in its shapes."""
-        found = {core(kernel): self._chosen(values) for kernel, values in full_plan(self.graph)}
-        whole = {layer.node.name: self._chosen([layer.input.name, down_weight(layer.node)]) for layer in self._split}
-        return found | whole
+        found = {core(kernel): self._chosen(base, values) for base in self._bases for kernel, values in full_plan(base)}
+        return found | {layer.node.name: self._of_whole(layer) for layer in self._split}
 
     @cached_property
     def _parameter_axes(self) -> dict[str, tuple[str, ...]]:
-        whole = {layer.weight: self._chosen([layer.input.name, down_weight(layer.node)]) for layer in self._split}
-        return whole | {name: self._chosen([name]) for name in self.graph.parameters}
+        whole = {layer.weight: self._of_whole(layer) for layer in self._split}
+        return whole | {name: self._chosen(base, [name]) for base in self._bases for name in base.parameters}
 
-    def _chosen(self, values: Iterable[str]) -> tuple[str, ...]:
-        analysis = analyse(self.graph)
-        axes = set[str]().union(*(analysis.axes_of(value) for value in values))
-        return tuple(axis for axis in self.sensitivity.levels if axis in axes)
+    def _of_whole(self, layer: Layer) -> tuple[str, ...]:
+        return self._chosen(self.graph, [layer.input.name, layer.weight, down_weight(layer.node)])
+
+    def _chosen(self, graph: Graph, values: Iterable[str]) -> tuple[str, ...]:
+        """The axes with a choice of some values, and the groups of weights that may be rounded."""
+        analysis, names = analyse(graph), list(values)
+        axes = {self._owners[name] for name in names if name in self._owners}.union(*map(analysis.axes_of, names))
+        return tuple(axis for axis in self._levels if axis in axes)
+
+    @cached_property
+    def _levels(self) -> dict[str, tuple[Level, ...]]:
+        """Of every axis, and of every group of weights that may be rounded: as it is, and rounded."""
+        groups = {name: (Level((), 0.0), Level((), one.loss)) for name, one in self.sensitivity.rounded.items()}
+        return {**self.sensitivity.levels, **groups}
+
+    @cached_property
+    def _bases(self) -> tuple[Graph, ...]:
+        """The graph with all layers split, in all the precisions that there are to choose from."""
+        rounded = self.rounding.rounded(self.graph, None, {}) if self.rounding else self.graph
+        return (self.graph, rounded) if self.sensitivity.rounded else (rounded,)
+
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        """Value -> the group of weights for which it is there, or in few bits."""
+        owners = {weight: name for name, one in self.sensitivity.rounded.items() for weight in one.weights}
+        whole, rounded = self._bases[0], self._bases[-1]
+        for name in rounded.parameters.keys() - whole.parameters.keys():
+            owners[name] = owners[max((each for each in owners if name.startswith(each)), key=len)]
+        plan = [values for _, values in full_plan(rounded)]
+        before = {value for _, values in full_plan(whole) for value in values}
+        for values in (*reversed(plan), *plan):
+            owner = next((owners[value] for value in values if value in owners), None)
+            if owner:
+                owners = dict.fromkeys((value for value in values if value not in before), owner) | owners
+        return owners
 
     @cached_property
     def _ranks(self) -> frozenset[str]:
@@ -173,10 +216,12 @@ class Landscape:
         return [layer for layer in found if down_weight(layer.node) in self.graph.parameters]
 
     @cached_property
-    def _forms(self) -> dict[frozenset[str], Graph]:
+    def _forms(self) -> dict[tuple[frozenset[str], frozenset[str] | None], Graph]:
         return {}
 
     @cached_property
     def _inside(self) -> dict[str, frozenset[str]]:
         """Block -> the kernels and parameters that vanish with it."""
-        return {block: vanishing(self.form({}), block) for block in self.sensitivity.drops}
+        forms = [self._form(NOTHING, rounded) for rounded in (NOTHING, None)]
+        blocks = self.sensitivity.drops
+        return {block: frozenset[str]().union(*(vanishing(form, block) for form in forms)) for block in blocks}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 from torch import Tensor
 
@@ -22,14 +23,16 @@ from chipfit.ir.axes import Axis, analyse
 from chipfit.ir.blocks import Block, smallest_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
-from chipfit.passes.base import Inputs, Progress, silent
+from chipfit.passes.base import Inputs, Progress, Rounding, silent
+from chipfit.passes.factorize import joined, split_weights
+from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.importance import is_rank, rank, readers
 from chipfit.passes.layers import Layer
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
 from chipfit.passes.streams import behind
 from chipfit.passes.surgeon import order, readings
-from chipfit.search.curves import Curve, Curves, measured_widths
+from chipfit.search.curves import Curve, Curves, Rounded, measured_widths
 from chipfit.search.probe import Probe, calibration_size, operations
 from chipfit.search.refit import refits
 from chipfit.stages import write_json
@@ -40,6 +43,8 @@ SAVE_EVERY = 8  # candidates between checkpoints
 LEAST_SAVING = 0.003  # of all operations, by the narrowest width: an axis that saves less is not worth measuring
 STATISTICS = 64  # examples for scores and repair, which look at every token or pixel
 FITTED = 32  # the same for blocks behind dropped ones, held at every border of blocks
+
+Candidate = Axis | Block | frozenset[str]
 
 
 def candidates(graph: Graph) -> tuple[dict[str, Axis], dict[str, Block]]:
@@ -60,16 +65,18 @@ class Survey:
     narrow: bool = True
     drop: bool = True
     repair: bool = True
+    rounding: Rounding | None = None
+    plain: Graph | None = None  # without the splits, where layers of the graph were split to give them a rank
 
     def measure(self, checkpoint: Path | None = None, progress: Progress = silent) -> Curves:
         """Goes through all candidates; what `checkpoint` holds from a run that was stopped is not measured again."""
         axes, blocks = self._offered
-        tasks: list[tuple[str, Axis | Block]] = [*axes.items(), *blocks.items()]
+        tasks: list[tuple[str, Candidate]] = [*axes.items(), *blocks.items(), *self._groups.items()]
         found = _read(checkpoint)
         began = time.perf_counter() - found.seconds
         for done, (name, candidate) in enumerate(tasks):
             progress("sensitivity", done / len(tasks))
-            if name not in found.axes and name not in found.drops:
+            if not any(name in known for known in (found.axes, found.drops, found.rounded)):
                 found = self._with(found, candidate, began)
                 if checkpoint and (done % SAVE_EVERY == 0 or done == len(tasks) - 1):
                     write_json(checkpoint, found.to_json())
@@ -83,17 +90,26 @@ class Survey:
             name: Curve(tuple(range(axis.size)), dict.fromkeys(measured_widths(axis.size), 0.0))
             for name, axis in axes.items()
         }
-        return Curves(curves, dict.fromkeys(blocks, 0.0))
+        rounded = {name: Rounded(weights, 0.0) for name, weights in self._groups.items()}
+        return Curves(curves, dict.fromkeys(blocks, 0.0), rounded)
 
     def loss(self, configuration: Configuration) -> float:
-        """How far the outputs move with all of this removed and what is left repaired.
+        """How far the outputs move with all of this removed, what is left repaired, and then rounded as it says.
 
         A layer that reads several axes is repaired for the first of them.
         """
         repaired: dict[str, Tensor] = {}
         for name, kept in configuration.widths.items():
             repaired = self._remembered(self._axes[name], kept) | repaired
-        return self._probe.loss(self._masked(self._probe, configuration, self._refitted(configuration, repaired)))
+        changed = self._masked(self._probe, configuration, self._refitted(configuration, repaired))
+        return self._probe.loss(self._rounded(changed, configuration))
+
+    def _rounded(self, changed: Graph, configuration: Configuration) -> Graph:
+        """With ranges as in the uncompressed model."""
+        if not self.rounding or not configuration.rounded:
+            return changed
+        whole = joined(self.plain, changed, configuration.widths) if self.plain else changed
+        return self.rounding.rounded(folded(whole), configuration.rounded, self._ranges)
 
     def losses_beside(self, dropped: frozenset[str], progress: Progress = silent) -> dict[str, float]:
         """Of each block what dropping it costs if just the others of `dropped` are gone too.
@@ -135,9 +151,13 @@ class Survey:
             self._repairs[key] = found
         return found
 
-    def _with(self, found: Curves, candidate: Axis | Block, began: float) -> Curves:
+    def _with(self, found: Curves, candidate: Candidate, began: float) -> Curves:
         if isinstance(candidate, Axis):
             found = replace(found, axes={**found.axes, candidate.name: self._curve(candidate)})
+        elif isinstance(candidate, frozenset):
+            changed = self._rounded(self._exact.graph, Configuration(rounded=candidate))
+            one = Rounded(candidate, self._exact.loss(changed))
+            found = replace(found, rounded={**found.rounded, min(candidate): one})
         else:
             loss = self.loss(Configuration({}, frozenset({candidate.name})))
             found = replace(found, drops={**found.drops, candidate.name: loss})
@@ -178,6 +198,21 @@ class Survey:
         axes, blocks = candidates(self.graph)
         return axes if self.narrow else {}, blocks if self.drop else {}
 
+    @cached_property
+    def _groups(self) -> dict[str, frozenset[str]]:
+        """The weights that may be rounded, together, by the first of their names."""
+        if not self.rounding:
+            return {}
+        found = list(self.rounding.groups(folded(self.graph)))
+        if self.plain:
+            found += [*self.rounding.groups(folded(self.plain)), *split_weights(self.plain)]
+        joint = nx.Graph([(name, min(group)) for group in found for name in group])
+        return {min(group): frozenset(group) for group in nx.connected_components(joint)}
+
+    @cached_property
+    def _ranges(self) -> Mapping[str, float]:
+        return self.rounding.ranges(folded(self.graph), self._unmeasured[:STATISTICS]) if self.rounding else {}
+
     @property
     def _axes(self) -> dict[str, Axis]:
         return self._offered[0]
@@ -189,6 +224,11 @@ class Survey:
     @cached_property
     def _probe(self) -> Probe:
         return Probe.on(self.graph, self._measured)
+
+    @cached_property
+    def _exact(self) -> Probe:
+        """For what rounding costs."""
+        return replace(self._probe, exact=True)
 
     @cached_property
     def _fitting(self) -> Probe:

@@ -45,7 +45,7 @@ class Knapsack(Strategy):
     def propose(self, limits: Mapping[str, float]) -> Proposal:
         proposals, drops = self._by_sums(limits)
         best = min(proposals, key=lambda one: one.loss)
-        if self._refinement is None or best.configuration == Configuration():
+        if self._refinement is None or not best.configuration.changes:
             return best
         whole = self._refinement.loss(best.configuration)
         if whole <= TRUSTED * best.loss:
@@ -170,8 +170,10 @@ def solve_within(
         while True:
             solution = solve(problem, bounds)
             configuration = landscape.configuration(solution)
+            if "memory" not in limits:
+                return solution
             peak = landscape.cost(configuration).peak_memory_bytes
-            if "memory" not in limits or peak <= limits["memory"]:
+            if peak <= limits["memory"]:
                 return solution
             name, problem = landscape.with_peak(problem, configuration)
             seen = problem.amount(name, solution.levels, solution.dropped)

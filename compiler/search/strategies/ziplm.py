@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from chipfit.ir.axes import Axis
-from chipfit.ir.configuration import Configuration
 from chipfit.passes.importance import readers
 from chipfit.passes.members import OUTSIDE
 from chipfit.passes.repair import repaired_matrix
@@ -45,7 +44,7 @@ class ZipLM(Strategy):
         drops = self._landscape.problem.drops
         solution = solve_within(self._landscape, limits, drops)
         plain = Proposal(self._landscape.configuration(solution), 0.0, solution.gap)
-        if plain.configuration == Configuration():
+        if not plain.configuration.changes:
             return plain
         return self._refinement.better(limits, drops, plain)
 
