@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile
-QUICK := factorize,prune-axes,drop-blocks,compensate,distill{seconds=200}
+QUICK := factorize,prune-axes,drop-blocks,compensate,distill{seconds=200},quantize{activations=true}
 TYPES := build/types/chipfit
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 

@@ -28,7 +28,7 @@ from chipfit.study import Study
 from chipfit.targets.registry import HOST, get_target
 from chipfit.tune import Tuning
 
-DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=900}"
+DEFAULT_PASSES = "factorize,prune-axes,drop-blocks,compensate,distill{seconds=900},quantize{activations=true}"
 DEFAULT_STRATEGY = "knapsack"
 DEFAULT_REFINE = 32
 

@@ -112,7 +112,7 @@ def joined(plain: Graph, factored: Graph, ranks: Container[str]) -> Graph:
     before, nodes = reads(factored), {node.name: node for node in factored.forward.nodes}
     for layer in uncut:
         second = nodes[layer.node.name]
-        source = nodes[second.inputs[0].name].inputs[0]
+        source = nodes.pop(second.inputs[0].name).inputs[0]
         product = factored.state[_up(layer.node)].detach() @ factored.state[down_weight(layer.node)].detach()
         parameter = plain.parameters[layer.weight]
         nodes[second.name] = with_arguments(second, input=source, weight=parameter.value)

@@ -156,7 +156,7 @@ class Survey:
             found = replace(found, axes={**found.axes, candidate.name: self._curve(candidate)})
         elif isinstance(candidate, frozenset):
             changed = self._rounded(self._exact.graph, Configuration(rounded=candidate))
-            one = Rounded(candidate, self._exact.loss(changed))
+            one = Rounded(candidate, max(0.0, self._exact.loss(changed)))
             found = replace(found, rounded={**found.rounded, min(candidate): one})
         else:
             loss = self.loss(Configuration({}, frozenset({candidate.name})))

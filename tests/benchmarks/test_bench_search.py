@@ -8,8 +8,9 @@ import search
 import search_page
 from cells import Ran
 from search import Cell, grid
-from search_page import Section, Spread, compared, loss, sections, verdict
+from search_page import CONTESTS, Section, Spread, compared, loss, sections, verdict
 
+PRECISE, WHOLLY_INT8, PLAIN = CONTESTS
 QUALITY = {"metric": "accuracy", "unit": "", "value": 0.9, "retention": 1.0, "parts": {"easy": 0.95, "hard": 0.85}}
 
 
@@ -59,8 +60,14 @@ def test_a_cell_is_one_command_of_the_product() -> None:
     assert words[words.index("--seed") + 1] == "2"
 
 
-def test_all_strategies_are_arms_and_ours_is_the_first() -> None:
-    assert search.arms()[0] == "knapsack"
+def test_an_arm_in_int8_has_one_more_pass() -> None:
+    words = Cell("minilm", "35%", "sleb+int8", 2, 90).arguments
+    assert "factorize,prune-axes,drop-blocks,compensate,distill{steps=90},quantize{activations=true}" in words
+    assert words[words.index("--strategy") + 1] == "sleb"
+
+
+def test_all_strategies_are_arms_and_ours_are_the_first() -> None:
+    assert search.arms()[:2] == ["knapsack+int8", "knapsack"]
     assert {"uniform", "magnitude", "taylor", "halp", "shortgpt", "sleb", "evopress"} <= set(search.arms())
 
 
@@ -98,30 +105,37 @@ def test_verdicts_say_by_how_much(ours: float, theirs: float, won: bool, margin:
 
 def test_a_verdict_compares_with_the_best_of_the_others() -> None:
     cells = section(record("knapsack", after=0.85), record("sleb", after=0.7), record("halp", after=0.8))
-    found = verdict(cells, "50%", "after recovery")
+    found = verdict(cells, "50%", "after recovery", PLAIN)
     assert found is not None
     assert found.won
     assert "by halp, the best of 2:" in found.text
     assert found.margin == pytest.approx(0.5)
 
 
+def test_ours_with_precision_has_two_contests() -> None:
+    ours, others = record("knapsack+int8", after=0.85), [record("sleb", after=0.7), record("sleb+int8", after=0.84)]
+    cells = section(ours, *others, record("knapsack", after=0.6))
+    margins = {one: verdict(cells, "50%", "after recovery", one).margin for one in CONTESTS}
+    assert margins == {PRECISE: pytest.approx(0.75), WHOLLY_INT8: pytest.approx(1 / 6), PLAIN: pytest.approx(-0.5)}
+
+
 def test_ranges_that_meet_are_told() -> None:
     ours = [record("knapsack", seed, after=after) for seed, after in enumerate((0.80, 0.82))]
     theirs = [record("sleb", seed, after=after) for seed, after in enumerate((0.76, 0.81))]
-    found = verdict(section(*ours, *theirs), "50%", "after recovery")
+    found = verdict(section(*ours, *theirs), "50%", "after recovery", PLAIN)
     assert found is not None
     assert found.text.endswith("; the seeds' ranges meet.")
 
 
 def test_arms_that_do_not_reach_a_budget() -> None:
-    found = verdict(section(record("knapsack"), unreachable("sleb")), "50%", "after recovery")
+    found = verdict(section(record("knapsack"), unreachable("sleb")), "50%", "after recovery", PLAIN)
     assert found is not None
     assert (found.won, found.text) == (True, "won, no other arm reaches it.")
-    found = verdict(section(unreachable("knapsack"), record("sleb")), "50%", "after recovery")
+    found = verdict(section(unreachable("knapsack"), record("sleb")), "50%", "after recovery", PLAIN)
     assert found is not None
     assert (found.won, found.text) == (False, "LOST, it isn't reached, but by sleb.")
-    assert verdict(section(record("knapsack")), "50%", "after recovery") is None
-    assert verdict(section(record("sleb"), record("halp")), "50%", "after recovery") is None
+    assert verdict(section(record("knapsack")), "50%", "after recovery", PLAIN) is None
+    assert verdict(section(record("sleb"), record("halp")), "50%", "after recovery", PLAIN) is None
 
 
 def test_the_page_shows_what_there_is_and_what_is_missing() -> None:
@@ -137,7 +151,7 @@ def test_the_page_shows_what_there_is_and_what_is_missing() -> None:
     total = narrowed * len(search.BUDGETS) * len(search.SEEDS)
     for part in (
         "3 cells, 2026-11-22, by abc; toy",
-        "The knapsack's loss is the smallest at 2 of 2 points; at 50% it is smaller by 25% or more at 1 of 2.",
+        "papers do them: the knapsack's loss is the smallest at 2 of 2 points; at 50% it is smaller by 25% or more at",
         "## resnet20, 120 steps of recovery",
         "accuracy: 0.9 uncompressed.",
         "- 50%, after recovery: won, 5.56% against 11.11% by sleb, the best of 1: 50% smaller.",
@@ -166,7 +180,7 @@ def manifest(arguments: list[str], log: Path) -> Ran:
     if "shortgpt" in arguments:
         return Ran(3, 2.0, unreachable("shortgpt")["sentence"], None)
     made = {name: record("knapsack")[name] for name in ("baseline", "before_recovery", "result", "certificate")}
-    configuration = {"widths": {"a:0": [0, 1, 2]}, "dropped": ["b"]}
+    configuration = {"widths": {"a:0": [0, 1, 2]}, "dropped": ["b"], "rounded": None}
     return Ran(0, 60.0, "done", {**made, "passes": [], "lineage": {}, "configuration": configuration, "files": ["x"]})
 
 
@@ -183,7 +197,7 @@ def test_the_command_fills_in_what_is_missing_and_writes_the_page(tmp_path, monk
     assert asked[1][-1] == str(tmp_path / "build" / "resnet20")
     lines = (tmp_path / "search.jsonl").read_text().splitlines()
     kept = next(one for one in map(json.loads, lines) if one["arm"] == "knapsack")
-    assert (kept["removed"], "files" in kept) == ({"narrowed": 1, "dropped": ["b"]}, False)
+    assert (kept["removed"], "files" in kept) == ({"narrowed": 1, "dropped": ["b"], "rounded": None}, False)
     page = (tmp_path / "search.md").read_text()
     assert "## resnet20, 20 steps of recovery" in page
     assert "won, no other arm reaches it." in page

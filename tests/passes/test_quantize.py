@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import zoo
 from torch import nn
 
 from chipfit.codegen import compile_graph
@@ -19,7 +20,7 @@ from chipfit.ir.emit import emit, run
 from chipfit.ir.fusion import kernels
 from chipfit.ir.text import canonical_text, from_text, to_text
 from chipfit.ir.verify import verify
-from chipfit.passes.base import Context
+from chipfit.passes.base import Context, PassResult
 from chipfit.passes.quantize import Quantize
 from chipfit.targets.registry import get_target
 from chipfit.targets.tiles import int8_unit
@@ -187,3 +188,25 @@ def test_a_rounded_value_that_others_read_is_a_value_like_any():
 def test_rounding_what_layers_read_needs_eight_bits():
     with pytest.raises(UserError, match="use it with bits=8"):
         Quantize(bits=4, activations=True)
+
+
+def test_layers_that_read_one_value_are_rounded_together(graph):
+    quantize = Quantize(activations=True)
+    groups = quantize.groups(graph)
+    assert sorted(map(sorted, groups)) == [["back.weight"], ["middle.weight"], ["table.weight"]]
+    assert sorted(map(sorted, Quantize().groups(graph))) == [["back.weight"], ["middle.weight"], ["table.weight"]]
+    attention = zoo.imported("bert")
+    joint = [group for group in quantize.groups(attention) if len(group) > 1]
+    assert joint
+    assert all(len({name.rsplit(".", 2)[0] for name in group}) == 1 for group in joint)
+
+
+def test_only_the_chosen_weights_are_rounded(graph):
+    chosen = Configuration(rounded=frozenset({"middle.weight"}))
+    found = Quantize(activations=True).run(graph, Context(teacher=graph, configuration=chosen))
+    assert found.modified
+    verify(found.graph)
+    kept = {name for name, tensor in found.graph.state.items() if tensor.dtype == torch.int8}
+    assert kept == {"middle.weight"}
+    none = Context(teacher=graph, configuration=Configuration(rounded=frozenset()))
+    assert Quantize(activations=True).run(graph, none) == PassResult(graph, False)

@@ -1,16 +1,19 @@
 """The solver's tables against the cost model itself, on whole graphs."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import zoo
 
 from chipfit.ir.axes import analyse
-from chipfit.ir.configuration import Configuration
-from chipfit.search.curves import Level, Sensitivity
+from chipfit.ir.configuration import UNCHANGED, Configuration
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.quantize import Quantize
+from chipfit.search.curves import Level, Rounded, Sensitivity
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import candidates
-from chipfit.search.solve import Solution
+from chipfit.search.solve import Solution, solve
 from chipfit.targets.registry import get_target
 
 
@@ -41,6 +44,50 @@ def test_items_add_up_to_the_cost(name):
         items = scene.problem.quantities
         assert total(items["latency"], levels, frozenset()) == pytest.approx(cost.latency_ms, rel=1e-6)
         assert total(items["size"], levels, frozenset()) == cost.weight_bytes
+
+
+def rounding(name):
+    """The same landscape, with a loss for each group of weights that may be kept in int8."""
+    plain = landscape(name)
+    graph, quantize = folded(plain.graph), Quantize(activations=True)
+    groups = {min(group): Rounded(group, 0.1) for group in quantize.groups(graph)}
+    sensitivity = replace(plain.sensitivity, rounded=groups)
+    return replace(plain, graph=graph, sensitivity=sensitivity, rounding=quantize)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "resnet", "mobilenet"])
+def test_items_add_up_to_the_cost_in_whatever_precision(name):
+    scene, rng = rounding(name), random.Random(0)
+    groups = scene.sensitivity.rounded
+    assert groups
+    for share in (0.0, 0.3, 0.7, 1.0):
+        levels = {axis: rng.randrange(len(found)) for axis, found in scene.sensitivity.levels.items()}
+        levels |= {name: int(rng.random() < share) for name in groups}
+        found = scene.configuration(Solution(levels, frozenset(), 0.0, 0.0))
+        assert found.rounded == frozenset().union(*(one.weights for name, one in groups.items() if levels[name]))
+        items, cost = scene.problem.quantities, scene.cost(found)
+        assert total(items["latency"], levels, frozenset()) == pytest.approx(cost.latency_ms, rel=0.01)
+        assert total(items["size"], levels, frozenset()) == pytest.approx(cost.weight_bytes, rel=0.01)
+
+
+def test_all_is_rounded_where_nothing_chooses():
+    scene = replace(rounding("resnet"), sensitivity=Sensitivity({}, {}))
+    whole, rounded = scene.cost(UNCHANGED), scene.cost(Configuration())
+    assert rounded.weight_bytes < 0.5 * whole.weight_bytes
+    items = scene.problem.quantities
+    assert total(items["size"], {}, frozenset()) == rounded.weight_bytes
+    assert total(items["latency"], {}, frozenset()) == pytest.approx(rounded.latency_ms, rel=1e-6)
+
+
+def test_the_solver_rounds_what_loses_least():
+    scene = rounding("bert")
+    names = list(scene.sensitivity.rounded)
+    groups = {name: replace(scene.sensitivity.rounded[name], loss=1.0 + i) for i, name in enumerate(names)}
+    scene = replace(scene, sensitivity=Sensitivity({}, {}, groups))
+    whole = scene.cost(UNCHANGED)
+    found = scene.configuration(solve(scene.problem, {"size": 0.99 * whole.weight_bytes}))
+    assert found.rounded == groups[names[0]].weights
+    assert not found.widths
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "resnet"])

@@ -1,12 +1,15 @@
 """Sensitivity on small models: the shortcuts change nothing, repair helps, and a stopped survey goes on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import zoo
 
 from chipfit.ir.apply import mask
 from chipfit.ir.configuration import Configuration
+from chipfit.passes.fold_batch_norm import folded
+from chipfit.passes.quantize import Quantize
 from chipfit.search.curves import Curve, Curves, interpolated, measured_widths, widths
 from chipfit.search.probe import Probe
 from chipfit.search.sensitivity import Survey, candidates
@@ -69,8 +72,8 @@ def test_running_only_what_is_behind_the_change_gives_the_same_loss():
     axes, blocks = candidates(graph)
     probe = Probe.on(graph, examples)
     whole = Probe(probe.graph, probe.inputs)
-    assert probe.head
-    vars(whole)["reference"] = {probe.head.input.name: probe.reference[probe.head.input.name]}
+    assert probe.features
+    vars(whole)["reference"] = {probe.features.name: probe.reference[probe.features.name]}
     assert axes
     assert blocks
     for name, axis in axes.items():
@@ -137,10 +140,39 @@ def test_stopped_survey_goes_on(tmp_path):
     whole = Survey(graph, examples).measure()
     checkpoint = tmp_path / "checkpoint.json"
     first, *_ = whole.axes
-    half = Curves({first: Curve(whole.axes[first].order, {len(whole.axes[first].order): 123.0})}, {}, 1000.0)
+    half = Curves({first: Curve(whole.axes[first].order, {len(whole.axes[first].order): 123.0})}, {}, seconds=1000.0)
     checkpoint.write_text(json.dumps(half.to_json()))
     found = Survey(graph, examples).measure(checkpoint)
     assert list(found.axes[first].losses.values()) == [123.0]
     assert found.drops == pytest.approx(whole.drops)
     assert found.seconds > 1000
     assert Curves.from_json(json.loads(checkpoint.read_text())) == found
+
+
+def test_rounding_is_measured_alone_and_of_a_whole():
+    """By groups of weights; all of them together lose about what they lose one by one."""
+    graph, examples = sampled("resnet")
+    graph = graph.with_state({"7.weight": 100 * graph.state["7.weight"].detach()})  # answers that are sure of something
+    survey = Survey(graph, examples, narrow=False, drop=False, rounding=Quantize(activations=True))
+    found = survey.measure()
+    assert found.rounded.keys() == survey.unmeasured.rounded.keys()
+    assert all(name in one.weights and one.loss > 0 for name, one in found.rounded.items())
+    weights = frozenset().union(*(one.weights for one in found.rounded.values()))
+    whole, alone = survey.loss(Configuration(rounded=weights)), sum(one.loss for one in found.rounded.values())
+    assert alone / 3 < whole < 3 * alone
+    assert Curves.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_rounding_goes_with_what_is_removed():
+    """A configuration loses what the graph does that is cut and then rounded."""
+    graph, examples = sampled("resnet")
+    quantize = Quantize(activations=True)
+    survey = Survey(graph, examples, repair=False, rounding=quantize)
+    axis = next(iter(survey.measure().axes.values()))
+    name = next(iter(survey._axes))
+    narrow = Configuration({name: tuple(sorted(axis.order[: len(axis.order) // 2]))})
+    rounded = replace(narrow, rounded=frozenset().union(*survey._groups.values()))
+    cut = folded(mask(survey._probe.graph, narrow))
+    expected = survey._probe.loss(quantize.rounded(cut, rounded.rounded, survey._ranges))
+    assert survey.loss(rounded) == pytest.approx(expected)
+    assert survey.loss(rounded) != survey.loss(narrow)
