@@ -8,7 +8,7 @@ Nothing is trained before a configuration fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ ATTEMPTS = 6
 STEEPEST = 2.0  # by which factor that line may be steeper or flatter than measured over predicted, or aim lower at once
 SLACK = 0.03  # a configuration this far under its latency limit wastes quality: aim again
 MARGIN = 1.01  # above the least that is reachable, so that what the user is told survives rounding
+NEXT = 1.0001  # times the least, which is met then
 AIM = 0.985  # of the limit, so that the noise of a later measurement doesn't break it
 
 
@@ -101,6 +102,20 @@ class Goal:
         scale = self.scales["latency"] * self.limits["latency"] / latency
         return Goal({**self.limits, "latency": latency}, {**self.scales, "latency": scale})
 
+    def known(self, attempts: Sequence[Attempt]) -> Goal:
+        """With the factor of latencies that the last attempt was measured to have, where there was one."""
+        if not attempts:
+            return self
+        scale = attempts[-1].measured_ms / attempts[-1].predicted_ms
+        return replace(self, scales={**self.scales, "latency": scale / AIM})
+
+    def least(self, error: UnreachableError, attempts: Sequence[Attempt]) -> float | None:
+        """The latency to aim at where this one was too low: the least that there is, unless that was measured."""
+        if not attempts or error.nearest is None or error.nearest[0] != "latency":
+            return None
+        reachable = error.nearest[1] * NEXT
+        return reachable if all(one.aimed_ms > reachable for one in attempts) else None
+
 
 def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], measure: Measure | None) -> Choice:
     """The strategy's best configuration that fits the budget as measured (without `measure` as predicted).
@@ -119,7 +134,11 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
         except UnreachableError as error:
             if fitting:
                 break
-            raise infeasible(error, budget, baseline, goal.scales) from None
+            least = goal.least(error, attempts)
+            if least is None:
+                raise infeasible(error, budget, baseline, goal.known(attempts).scales) from None
+            goal = goal.at(least)
+            continue
         if measure is None or "latency" not in goal.limits:
             return found
         aim = goal.limits["latency"]

@@ -6,9 +6,11 @@ that suit the chip.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 MEASURED = (1.0, 0.75, 0.5, 0.25)  # of an axis kept, at which its loss is measured
@@ -73,6 +75,13 @@ class Curves:
         axes = {name: {"order": list(curve.order), "losses": dict(curve.losses)} for name, curve in self.axes.items()}
         rounded = {name: {"weights": sorted(one.weights), "loss": one.loss} for name, one in self.rounded.items()}
         return {"axes": axes, "drops": dict(self.drops), "rounded": rounded, "seconds": self.seconds}
+
+    @staticmethod
+    def kept_in(checkpoint: Path | None) -> Curves:
+        """What a run that was stopped had measured."""
+        if checkpoint is None or not checkpoint.exists():
+            return Curves({}, {})
+        return Curves.from_json(json.loads(checkpoint.read_text()))
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Curves:

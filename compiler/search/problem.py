@@ -14,6 +14,7 @@ from chipfit.ir.axes import analyse
 from chipfit.ir.configuration import UNCHANGED, Configuration
 from chipfit.ir.graph import Graph
 from chipfit.ir.kernel import Kernel
+from chipfit.ir.memo import per_graph
 from chipfit.ir.work import Work
 from chipfit.passes.base import Rounding
 from chipfit.passes.factorize import down_weight, rank_axis, tall_layers, with_factors
@@ -61,10 +62,9 @@ class Landscape:
         return self._form(self._ranks.intersection(configuration.widths), configuration.rounded)
 
     def _form(self, ranks: frozenset[str], rounded: frozenset[str] | None) -> Graph:
-        if (ranks, rounded) not in self._forms:
-            graph = with_factors(self.plain, self.graph, ranks) if self.plain else self.graph
-            self._forms[ranks, rounded] = self.rounding.rounded(graph, rounded, {}) if self.rounding else graph
-        return self._forms[ranks, rounded]
+        if ranks not in self._forms:
+            self._forms[ranks] = with_factors(self.plain, self.graph, ranks) if self.plain else self.graph
+        return rounded_form(self._forms[ranks], self.rounding, rounded)
 
     def configuration(self, solution: Solution) -> Configuration:
         """What the solver chose; axes that keep their full width, or vanish with a block, are left out."""
@@ -187,7 +187,7 @@ class Landscape:
     @cached_property
     def _bases(self) -> tuple[Graph, ...]:
         """The graph with all layers split, in all the precisions that there are to choose from."""
-        rounded = self.rounding.rounded(self.graph, None, {}) if self.rounding else self.graph
+        rounded = rounded_form(self.graph, self.rounding, None)
         return (self.graph, rounded) if self.sensitivity.rounded else (rounded,)
 
     @cached_property
@@ -216,7 +216,7 @@ class Landscape:
         return [layer for layer in found if down_weight(layer.node) in self.graph.parameters]
 
     @cached_property
-    def _forms(self) -> dict[tuple[frozenset[str], frozenset[str] | None], Graph]:
+    def _forms(self) -> dict[frozenset[str], Graph]:
         return {}
 
     @cached_property
@@ -225,3 +225,19 @@ class Landscape:
         forms = [self._form(NOTHING, rounded) for rounded in (NOTHING, None)]
         blocks = self.sensitivity.drops
         return {block: frozenset[str]().union(*(vanishing(form, block) for form in forms)) for block in blocks}
+
+
+def rounded_form(graph: Graph, rounding: Rounding | None, rounded: frozenset[str] | None) -> Graph:
+    """The graph with these weights rounded; that with all of them is made once, as chips share what it comes to."""
+    if rounding is None or rounded == NOTHING:
+        return graph
+    if rounded is not None:
+        return rounding.rounded(graph, rounded, {})
+    if rounding not in _wholly_rounded(graph):
+        _wholly_rounded(graph)[rounding] = rounding.rounded(graph, None, {})
+    return _wholly_rounded(graph)[rounding]
+
+
+@per_graph
+def _wholly_rounded(graph: Graph) -> dict[Rounding, Graph]:
+    return {}

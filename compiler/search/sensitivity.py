@@ -7,14 +7,12 @@ one run of the whole. No chip has a say in what is measured: each takes the widt
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import networkx as nx
 import numpy as np
 from torch import Tensor
 
@@ -24,8 +22,6 @@ from chipfit.ir.blocks import Block, smallest_blocks
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs, Progress, Rounding, silent
-from chipfit.passes.factorize import joined, split_weights
-from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.importance import is_rank, rank, readers
 from chipfit.passes.layers import Layer
 from chipfit.passes.repair import masked_repair
@@ -35,6 +31,7 @@ from chipfit.passes.surgeon import order, readings
 from chipfit.search.curves import Curve, Curves, Rounded, measured_widths
 from chipfit.search.probe import Probe, calibration_size, operations
 from chipfit.search.refit import refits
+from chipfit.search.roundings import Roundings
 from chipfit.stages import write_json
 
 REPAIRED = 16  # readers of an axis, at most, that are repaired to measure it
@@ -72,7 +69,7 @@ class Survey:
         """Goes through all candidates; what `checkpoint` holds from a run that was stopped is not measured again."""
         axes, blocks = self._offered
         tasks: list[tuple[str, Candidate]] = [*axes.items(), *blocks.items(), *self._groups.items()]
-        found = _read(checkpoint)
+        found = Curves.kept_in(checkpoint)
         began = time.perf_counter() - found.seconds
         for done, (name, candidate) in enumerate(tasks):
             progress("sensitivity", done / len(tasks))
@@ -102,14 +99,10 @@ class Survey:
         for name, kept in configuration.widths.items():
             repaired = self._remembered(self._axes[name], kept) | repaired
         changed = self._masked(self._probe, configuration, self._refitted(configuration, repaired))
-        return self._probe.loss(self._rounded(changed, configuration))
+        return self._probe.loss(self._after_rounding(changed, configuration))
 
-    def _rounded(self, changed: Graph, configuration: Configuration) -> Graph:
-        """With ranges as in the uncompressed model."""
-        if not self.rounding or not configuration.rounded:
-            return changed
-        whole = joined(self.plain, changed, configuration.widths) if self.plain else changed
-        return self.rounding.rounded(folded(whole), configuration.rounded, self._ranges)
+    def _after_rounding(self, changed: Graph, configuration: Configuration) -> Graph:
+        return self._roundings.rounded(changed, configuration) if self._roundings else changed
 
     def losses_beside(self, dropped: frozenset[str], progress: Progress = silent) -> dict[str, float]:
         """Of each block what dropping it costs if just the others of `dropped` are gone too.
@@ -155,13 +148,16 @@ class Survey:
         if isinstance(candidate, Axis):
             found = replace(found, axes={**found.axes, candidate.name: self._curve(candidate)})
         elif isinstance(candidate, frozenset):
-            changed = self._rounded(self._exact.graph, Configuration(rounded=candidate))
-            one = Rounded(candidate, max(0.0, self._exact.loss(changed)))
+            one = Rounded(candidate, self._loss_of_rounding(candidate))
             found = replace(found, rounded={**found.rounded, min(candidate): one})
         else:
             loss = self.loss(Configuration({}, frozenset({candidate.name})))
             found = replace(found, drops={**found.drops, candidate.name: loss})
         return replace(found, seconds=time.perf_counter() - began)
+
+    def _loss_of_rounding(self, weights: frozenset[str]) -> float:
+        changed = self._after_rounding(self._exact.graph, Configuration(rounded=weights))
+        return max(0.0, self._exact.loss(changed))
 
     def _curve(self, axis: Axis) -> Curve:
         indices, losses = self._order(axis), {axis.size: 0.0}
@@ -199,19 +195,13 @@ class Survey:
         return axes if self.narrow else {}, blocks if self.drop else {}
 
     @cached_property
-    def _groups(self) -> dict[str, frozenset[str]]:
-        """The weights that may be rounded, together, by the first of their names."""
-        if not self.rounding:
-            return {}
-        found = list(self.rounding.groups(folded(self.graph)))
-        if self.plain:
-            found += [*self.rounding.groups(folded(self.plain)), *split_weights(self.plain)]
-        joint = nx.Graph([(name, min(group)) for group in found for name in group])
-        return {min(group): frozenset(group) for group in nx.connected_components(joint)}
+    def _roundings(self) -> Roundings | None:
+        examples = self._unmeasured[:STATISTICS]
+        return Roundings(self.rounding, self.graph, self.plain, examples) if self.rounding else None
 
-    @cached_property
-    def _ranges(self) -> Mapping[str, float]:
-        return self.rounding.ranges(folded(self.graph), self._unmeasured[:STATISTICS]) if self.rounding else {}
+    @property
+    def _groups(self) -> dict[str, frozenset[str]]:
+        return self._roundings.groups if self._roundings else {}
 
     @property
     def _axes(self) -> dict[str, Axis]:
@@ -227,7 +217,7 @@ class Survey:
 
     @cached_property
     def _exact(self) -> Probe:
-        """For what rounding costs."""
+        """For what rounding costs: bfloat16 makes more of any change than rounding does."""
         return replace(self._probe, exact=True)
 
     @cached_property
@@ -253,9 +243,3 @@ class Survey:
     def _grams(self) -> Mapping[str, Tensor]:
         reading = (self._repairable(axis) for axis in self._axes.values())
         return self._statistics.grams(layer.node.name for found in reading for layer in found)
-
-
-def _read(checkpoint: Path | None) -> Curves:
-    if checkpoint and checkpoint.exists():
-        return Curves.from_json(json.loads(checkpoint.read_text()))
-    return Curves({}, {})

@@ -148,3 +148,23 @@ def test_where_nothing_will_be_measured_the_upper_bound_is_what_must_fit():
     assert str(error.value) == "latency=5ms can't be met: the nearest feasible budget is latency=6.152ms."
     nearest = choose(knapsack(), parse_budget(["latency=6.152ms"]), predicted, None)
     assert len(nearest.configuration.widths["a"]) == 4
+
+
+def test_aims_at_the_least_before_it_gives_up():
+    """The second aim is lower than anything: still the narrowest, at which the budget holds, is tried."""
+
+    def chip(configuration):
+        width = len(configuration.widths.get("a", range(16)))
+        return Measured({16: 20.0, 12: 19.5, 8: 19.0, 4: 8.0}[width])
+
+    found = choose(knapsack(), parse_budget(["latency=45%"]), BASELINE, chip)
+    assert (len(found.configuration.widths["a"]), found.measured_ms) == (4, 8.0)
+
+
+def test_the_nearest_budget_is_told_by_what_the_least_was_measured_to_take():
+    def chip(configuration):
+        width = len(configuration.widths.get("a", range(16)))
+        return Measured({16: 20.0, 12: 19.5, 8: 19.0, 4: 14.0}[width])
+
+    with pytest.raises(InfeasibleBudgetError, match="nearest feasible budget is latency=7"):
+        choose(knapsack(), parse_budget(["latency=45%"]), BASELINE, chip)

@@ -173,6 +173,6 @@ def test_rounding_goes_with_what_is_removed():
     narrow = Configuration({name: tuple(sorted(axis.order[: len(axis.order) // 2]))})
     rounded = replace(narrow, rounded=frozenset().union(*survey._groups.values()))
     cut = folded(mask(survey._probe.graph, narrow))
-    expected = survey._probe.loss(quantize.rounded(cut, rounded.rounded, survey._ranges))
+    expected = survey._probe.loss(quantize.rounded(cut, rounded.rounded, survey._roundings._ranges))
     assert survey.loss(rounded) == pytest.approx(expected)
     assert survey.loss(rounded) != survey.loss(narrow)
