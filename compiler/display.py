@@ -57,6 +57,7 @@ def record(manifest: Mapping[str, Any]) -> None:
     say(report.headline(manifest))
     for one in report.tables(manifest):
         show(one)
+    say(report.chosen(manifest))
     say(report.origin(manifest))
     say(report.verdict(manifest))
 

@@ -28,7 +28,7 @@ class TextTable:
 
 def write_report(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes `report.md` into the artifact's folder; `record` is the manifest, with or without its list of files."""
-    parts = [f"# {headline(record)}", verdict(record), origin(record), *(table.markdown() for table in tables(record))]
+    parts = [f"# {headline(record)}", verdict(record), chosen(record), origin(record), *(table.markdown() for table in tables(record))]
     (folder / REPORT).write_text("\n\n".join(part.rstrip() for part in parts) + "\n", encoding="utf-8")
 
 
@@ -49,6 +49,14 @@ def verdict(record: Mapping[str, Any]) -> str:
     certificate = record["certificate"]
     held = [f"{name} takes {limit['used']:.1%} of it ({limit['by']})" for name, limit in certificate["limits"].items()]
     return f"The budget is {'met' if certificate['met'] else 'NOT met'}: {', '.join(held)}."
+
+
+def chosen(record: Mapping[str, Any]) -> str:
+    """What became of the model, in one sentence."""
+    found = record["configuration"]
+    removed = f"{len(found['widths'])} widths are narrowed and {len(found['dropped'])} blocks dropped"
+    rounded = f", and {len(found['rounded'])} weights kept in few bits" if found.get("rounded") else ""
+    return f"Of the model {removed}{rounded}."
 
 
 def origin(record: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ RECORD = {
     "predicted": COSTS,
     "result": {**COSTS, "latency_ms": 0.987, "quality": QUALITY},
     "certificate": {"met": True, "binding": "latency", "limits": {"latency": {"used": 0.98, "by": "measured"}}},
+    "configuration": {"widths": {"a:0": [0]}, "dropped": ["b"], "rounded": ["c", "d"]},
     "passes": [{"pass": "prune-axes", "modified": True, "seconds": 1.0}],
     "stock": [{"function": "take", "share": 0.02}],
     "lineage": {"made": "2026-11-22T10:00:00+00:00", "chipfit": "0.1.0", "tvm": "0.27", "torch": "2.13"},
@@ -134,7 +135,14 @@ def test_report_prints_costs_quality_and_the_verdict(artifact: Path, capsys) -> 
     code, out, _ = told(capsys, "report", str(artifact))
     assert code == 0
     costs, quality = ("baseline", "predicted", "measured", "0.987 ms"), ("97.0%", "hard", "0.85")
-    for part in ("latency=50%", *costs, *quality, "Made for A chip (2 threads) on 2026-11-22", "The budget is met"):
+    for part in (
+        "latency=50%",
+        *costs,
+        *quality,
+        "2 weights kept",
+        "Made for A chip (2 threads) on 2026-11-22",
+        "The budget is met",
+    ):
         assert part in out
 
 

@@ -87,6 +87,27 @@ def test_meets_a_latency_budget_and_records_everything(calibrated_host, source, 
     assert not [path for path in tmp_path.iterdir() if path.name.endswith((".new", ".old"))]
 
 
+def test_precision_is_chosen_with_the_rest_and_recorded(calibrated_host, source, tmp_path):
+    """A quarter of the bytes are within reach of int8 alone, without anything removed, so nothing is recovered."""
+    options = ("--budget", "size=40%", "--passes", f"{PASSES},quantize{{activations=true}}")
+    manifest = compiled(calibrated_host, source, tmp_path / "out", *options)
+    chosen = manifest["configuration"]
+    assert chosen["rounded"]
+    assert not chosen["widths"]
+    assert not chosen["dropped"]
+    assert manifest["result"]["weight_bytes"] <= 0.4 * manifest["baseline"]["weight_bytes"]
+    assert manifest["result"]["weight_bytes"] == manifest["predicted"]["weight_bytes"]
+    assert manifest["before_recovery"] == {"quality": manifest["result"]["quality"]}
+    assert manifest["result"]["quality"]["retention"] < 1
+    assert {one["pass"].split("{")[0]: one["modified"] for one in manifest["passes"]} == {
+        "prune-axes": False,
+        "drop-blocks": False,
+        "compensate": False,
+        "distill": False,
+        "quantize": True,
+    }
+
+
 def test_runs_without_torch(calibrated_host, source, tmp_path):
     out = tmp_path / "out"
     compiled(calibrated_host, source, out, "--budget", "size=60%")
