@@ -28,7 +28,8 @@ class TextTable:
 
 def write_report(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes `report.md` into the artifact's folder; `record` is the manifest, with or without its list of files."""
-    parts = [f"# {headline(record)}", verdict(record), chosen(record), origin(record), *(table.markdown() for table in tables(record))]
+    told = [f"# {headline(record)}", verdict(record), chosen(record), origin(record)]
+    parts = [*told, *(table.markdown() for table in tables(record))]
     (folder / REPORT).write_text("\n\n".join(part.rstrip() for part in parts) + "\n", encoding="utf-8")
 
 
