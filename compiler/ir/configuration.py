@@ -39,9 +39,9 @@ class Configuration:
         return Configuration(widths, frozenset(data["dropped"]), None if rounded is None else frozenset(rounded))
 
     @property
-    def changes(self) -> bool:
-        """Whether anything is said to go or to be rounded."""
-        return bool(self.widths or self.dropped or self.rounded)
+    def removes(self) -> bool:
+        """Whether anything of the model goes."""
+        return bool(self.widths or self.dropped)
 
     @property
     def digest(self) -> str:

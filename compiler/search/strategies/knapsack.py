@@ -1,4 +1,4 @@
-"""knapsack: the exact choice of widths, ranks and blocks together, by losses measured after repair. The default."""
+"""knapsack: the exact choice of widths, ranks, blocks and precision together, by losses measured after repair."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ class Knapsack(Strategy):
     the loss of its dropped blocks measured together. The contexts serve limits nearby too, as those of the attempts at
     one budget: there only what is dropped together is measured.
 
-    Where the whole loses more than the sum says all the same, that is made good by evolution (`refine.py`), within as
-    many tries as the user grants. SmolLM2's losses do add up at 60% and at 40% of its latency, and 32 tries found
-    nothing better; ResNet-20's at half of it don't, and they did.
+    Where something is removed and the whole loses more than the sum says all the same, that is made good by evolution
+    (`refine.py`), within as many tries as the user grants. SmolLM2's losses do add up at 60% and at 40% of its latency,
+    and 32 tries found nothing better; ResNet-20's at half of it don't, and they did. What rounding loses adds up: all
+    of SmolLM2 but 21 weights in int8 loses 0.0391 nats, and one by one 0.0387.
     """
 
     name: ClassVar[str] = "knapsack"
-    summary: ClassVar[str] = "widths, ranks and blocks together, by an exact solve over measured losses"
+    summary: ClassVar[str] = "widths, ranks, blocks and precision together, by an exact solve over measured losses"
     surveyed: ClassVar[bool] = True
 
     def propose(self, limits: Mapping[str, float]) -> Proposal:
         proposals, drops = self._by_sums(limits)
         best = min(proposals, key=lambda one: one.loss)
-        if self._refinement is None or not best.configuration.changes:
+        if self._refinement is None or not best.configuration.removes:
             return best
         whole = self._refinement.loss(best.configuration)
         if whole <= TRUSTED * best.loss:

@@ -44,7 +44,7 @@ class ZipLM(Strategy):
         drops = self._landscape.problem.drops
         solution = solve_within(self._landscape, limits, drops)
         plain = Proposal(self._landscape.configuration(solution), 0.0, solution.gap)
-        if not plain.configuration.changes:
+        if not plain.configuration.removes:
             return plain
         return self._refinement.better(limits, drops, plain)
 
