@@ -40,8 +40,14 @@ class Roundings:
         """What became of the graph, its weights rounded as a configuration says, with ranges as they were in it."""
         if not configuration.rounded:
             return changed
-        whole = joined(self.plain, changed, configuration.widths) if self.plain else changed
-        return self.rounding.rounded(folded(whole), configuration.rounded, self._ranges)
+        return self.alone(self.ready(changed, configuration), configuration.rounded)
+
+    def ready(self, changed: Graph, configuration: Configuration) -> Graph:
+        """The graph as the pass finds it: batch norms folded, and layers whole whose rank isn't cut."""
+        return folded(joined(self.plain, changed, configuration.widths) if self.plain else changed)
+
+    def alone(self, ready: Graph, weights: frozenset[str]) -> Graph:
+        return self.rounding.rounded(ready, weights, self._ranges)
 
     @cached_property
     def _ranges(self) -> Mapping[str, float]:

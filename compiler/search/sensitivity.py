@@ -19,7 +19,7 @@ from torch import Tensor
 from chipfit.ir.apply import mask
 from chipfit.ir.axes import Axis, analyse
 from chipfit.ir.blocks import Block, smallest_blocks
-from chipfit.ir.configuration import Configuration
+from chipfit.ir.configuration import UNCHANGED, Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs, Progress, Rounding, silent
 from chipfit.passes.importance import is_rank, rank, readers
@@ -156,8 +156,7 @@ class Survey:
         return replace(found, seconds=time.perf_counter() - began)
 
     def _loss_of_rounding(self, weights: frozenset[str]) -> float:
-        changed = self._after_rounding(self._exact.graph, Configuration(rounded=weights))
-        return max(0.0, self._exact.loss(changed))
+        return max(0.0, self._exact.loss(self._roundings.alone(self._exact.graph, weights))) if self._roundings else 0.0
 
     def _curve(self, axis: Axis) -> Curve:
         indices, losses = self._order(axis), {axis.size: 0.0}
@@ -218,7 +217,9 @@ class Survey:
     @cached_property
     def _exact(self) -> Probe:
         """For what rounding costs: bfloat16 makes more of any change than rounding does."""
-        return replace(self._probe, exact=True)
+        graph = self._probe.graph
+        ready = self._roundings.ready(graph, UNCHANGED) if self._roundings else graph
+        return replace(self._probe, graph=ready, exact=True)
 
     @cached_property
     def _fitting(self) -> Probe:
