@@ -17,7 +17,7 @@ from chipfit.passes.factorize import with_factors
 from chipfit.passes.pipeline import Pipeline, run_pass
 from chipfit.quality import Quality, assess
 from chipfit.search.budget import Budget
-from chipfit.search.choose import Choice, Measured, choose, ensure_reachable
+from chipfit.search.choose import SLACK, Choice, Measured, choose, ensure_reachable
 from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Strategy
 from chipfit.search.strategies.registry import code_of
@@ -128,10 +128,15 @@ class Job:
         return self.target.name if self.target.is_host else repr(sorted(self.target.profile.figures.items()))
 
     def candidate_ms(self, configuration: Configuration) -> Measured:
-        """Measured with weights as they are once sliced and rounded: how well they are trained changes no time."""
+        """Measured with weights as they are once sliced and rounded: how well they are trained changes no time.
+
+        What may be taken is compared as often as the result will be, whose code is the same: were it less often, what
+        came out too fast by chance would be taken, trained, and found to be too slow.
+        """
+        most = self.allowed_ms / self.baseline_ms / self.excess
         whole = with_factors(self.teacher, self.study.factored, configuration.widths)
         made = self.study.rounded(apply(whole, configuration), configuration)
-        pair = self.workbench.compared(made, self.allowed_ms / self.baseline_ms / self.excess)
+        pair = self.workbench.compared(made, (most * (1 - SLACK), most))
         return Measured(pair.ratio * self.excess * self.baseline_ms, pair.error)
 
     @property
@@ -147,7 +152,7 @@ class Job:
     def corrected(self) -> Job:
         """This job, or if the result is slower than allowed one that chooses anew, knowing by how much it was missed.
 
-        That happens where a choice was measured in a quiet minute, or where a pass added to the graph.
+        That happens where a pass adds to the graph.
         """
         chosen, found = self.choice.measured_ms, self.measured
         taken = found.ratio * self.baseline_ms if found else 0.0

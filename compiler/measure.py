@@ -72,14 +72,15 @@ def over_copies(
     copies: int,
     seconds: float,
     calm_ms: Mapping[str, float] = MappingProxyType({}),
+    patience: float = PATIENCE,
 ) -> Mapping[str, Timing]:
     """What `load` gives timed for `seconds` in all, loaded anew for so many copies.
 
-    Before each it is waited for a calm machine, PATIENCE seconds in all: until those in `calm_ms` take no longer.
+    Before each it is waited for a calm machine, `patience` seconds in all: until those in `calm_ms` take no longer.
     Where in memory a library happens to lie moves its latency: the ratio of two ResNet-20s by 1.5%, as much as between
     processes, where it moves by 0.6% while they stay where they are. So the earlier copies are held until the end.
     """
-    held, timings, patience = list[Mapping[str, Callable[[], object]]](), list[Mapping[str, Timing]](), PATIENCE
+    held, timings = list[Mapping[str, Callable[[], object]]](), list[Mapping[str, Timing]]()
     for _ in range(copies):
         held.append(load())
         patience -= wait_for_calm(held[-1], calm_ms, patience)

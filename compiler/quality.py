@@ -70,4 +70,4 @@ def agreement(graph: Graph, teacher: Graph, heldout: Sequence[Inputs]) -> float:
     size = min(BATCH, len(heldout)) if graph.batch else 1
     student, other = (rebatch(one, size) if one.batch else one for one in (graph, teacher))
     found = [disagreement(other, run(student, *rows), run(other, *rows)) for rows in batches(heldout, size)]
-    return math.exp(-statistics.fmean(found))
+    return math.exp(-max(0.0, statistics.fmean(found)))  # in float32 a divergence of next to nothing may fall below it

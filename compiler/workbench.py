@@ -19,7 +19,17 @@ from chipfit.ir import store
 from chipfit.ir.apply import rebatch
 from chipfit.ir.graph import Graph
 from chipfit.ir.text import to_text
-from chipfit.measure import CALM, Timing, calm, copies_of, median_when_calm, over_copies, ratio_when_calm, repeated
+from chipfit.measure import (
+    CALM,
+    PATIENCE,
+    Timing,
+    calm,
+    copies_of,
+    median_when_calm,
+    over_copies,
+    ratio_when_calm,
+    repeated,
+)
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.stages import Done, Stages, sha256, write_json
 from chipfit.study import Study
@@ -61,16 +71,16 @@ def pooled(pairs: Sequence[Pair]) -> Pair:
 
 def calmest(pairs: Sequence[Pair], least: float = math.inf) -> list[Pair]:
     """Those in which the baseline took at most CALM times the least, of all pairs if not less was known."""
-    least = min(least, *(one.baseline_ms for one in pairs))
+    least = min([least, *(one.baseline_ms for one in pairs)])
     return [one for one in pairs if one.baseline_ms <= CALM * least]
 
 
-def is_known(pairs: Sequence[Pair], limit: float) -> bool:
-    """Whether comparisons of the same code tell on which side of `limit` its ratio is, as well as a choice asks for."""
-    if not pairs:
+def is_known(pairs: Sequence[Pair], limits: Sequence[float]) -> bool:
+    """Whether comparisons of the same code tell on which side of each limit its ratio is."""
+    if not (pairs and limits):
         return False
     found = pooled(pairs)
-    return len(pairs) >= COMPARISONS - 1 or abs(found.ratio - limit) > SURE * found.error * found.ratio
+    return all(abs(found.ratio - limit) > SURE * found.error * found.ratio for limit in limits)
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ class Workbench:
         def make(folder: Path) -> None:
             upper = self.upper_ms(graph)
             times = repeated(
-                lambda: self._timed({"baseline": (library, graph)}, upper),
+                lambda: self._timed({"baseline": (library, graph)}, upper, PATIENCE),
                 lambda found: median_when_calm(found, "baseline") <= upper,
                 ENOUGH,
             )
@@ -130,11 +140,12 @@ class Workbench:
         cost = self.target.cost_model.cost(self.deployed(graph), batch=self.study.batch)
         return cost.upper_ms if cost.interval_ms else math.inf
 
-    def compared(self, graph: Graph, limit: float | None = None) -> Pair:
+    def compared(self, graph: Graph, limits: Sequence[float] = ()) -> Pair:
         """The graph's library timed beside the uncompressed model's, COMPARISONS times while the machine was calm.
 
-        With a `limit` to the ratio once less, and only until it is sure on which side of it the ratio is. Graphs of the
-        same code share their comparisons: weights change no time. After ENOUGH those count that are as calm as any.
+        With `limits` to the ratio only until it is sure on which side of each of them the ratio is. Graphs of the same
+        code share their comparisons: weights change no time. After ENOUGH those count that are as calm as any: where it
+        was waited for a calm machine in vain it is waited less the next time.
         """
         teacher = self.study.teacher
         libraries = {"baseline": (self.library(teacher), teacher), "result": (self.library(graph), graph)}
@@ -143,7 +154,7 @@ class Workbench:
 
         def make(folder: Path) -> None:
             self.study.progress("measuring beside the uncompressed model", 0.0)
-            times = self._timed(libraries, CALM * alone)
+            times = self._timed(libraries, CALM * alone, PATIENCE / (1 + len(pairs) - len(calmest(pairs, alone))))
             undisturbed = calm(times, "baseline")
             medians = undisturbed["baseline"].median_ms, undisturbed["result"].median_ms
             pair = Pair(*medians, *ratio_when_calm(times, "result", "baseline"))
@@ -152,7 +163,7 @@ class Workbench:
         while len(pairs) < ENOUGH:
             pairs.append(Pair(**self.stages.run("compare", {**codes, "index": len(pairs)}, make).json()))
             counted = calmest(pairs, alone)
-            if len(counted) >= COMPARISONS or (limit is not None and is_known(counted, limit)):
+            if len(counted) >= COMPARISONS or is_known(counted, limits):
                 return pooled(counted)
         return pooled(calmest(pairs))
 
@@ -173,14 +184,19 @@ class Workbench:
 
         return float(self.stages.run("energy", {"library": library.key}, make).json())
 
-    def _timed(self, libraries: Mapping[str, tuple[Done, Graph]], baseline_ms: float) -> Mapping[str, Timing]:
-        """Libraries, each with its graph, side by side; on a calm machine the baseline takes at most so long."""
+    def _timed(
+        self, libraries: Mapping[str, tuple[Done, Graph]], baseline_ms: float, patience: float
+    ) -> Mapping[str, Timing]:
+        """Libraries, each with its graph, side by side.
+
+        It is waited up to `patience` seconds for a calm machine, on which the baseline takes at most so long.
+        """
         copies = copies_of(sum(held_bytes(library) for library, _ in libraries.values()))
 
         def load() -> Mapping[str, Callable[[], object]]:
             return {name: self._caller(*pair) for name, pair in libraries.items()}
 
-        return over_copies(load, copies, SECONDS, {"baseline": baseline_ms})
+        return over_copies(load, copies, SECONDS, {"baseline": baseline_ms}, patience)
 
     def _caller(self, library: Done, graph: Graph) -> Callable[[], object]:
         loaded = Library.load(library.folder / "library", numpy_weights(folded(graph)))

@@ -19,10 +19,9 @@ def calibrated_host(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(host, "SECONDS", 0.0)
         patch.setattr(host, "LOOK", 0.1)
         few = [probe for probe in PROBES if math.prod(probe.shape) < MUCH and "MB" not in probe.name]
-        host.calibrate(get_target("host"), probes=few)
+        host.calibrate(get_target("host"), probes=few, seconds=0.0)
         yield dict(os.environ)
 
 
