@@ -94,6 +94,6 @@ class EnergyTable:
 
     def kernel_mj(self, kernel: Kernel, work: Work, traffic: Traffic) -> float:
         """Millijoules of a kernel that moves so many bytes at each level."""
-        operation = OPERATION.get(kernel.anchor.outputs[0].type.dtype, WIDEST) * self._factor
+        operation = OPERATION.get(kernel.multiplied, WIDEST) * self._factor
         moved = math.fsum(amount * self._bytes[level] for level, amount in traffic.items())
         return 1e-9 * (work.flops * operation + moved)

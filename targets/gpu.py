@@ -17,7 +17,7 @@ from chipfit.ir.kernel import Kernel
 from chipfit.ir.work import Work
 from chipfit.targets.energy import CACHE, MEMORY, NEAR, Traffic
 from chipfit.targets.kernel_model import FACTOR, Interval, interval_around
-from chipfit.targets.products import Product, beside, padded, products
+from chipfit.targets.products import Product, beside, padded, products, rounded_source
 from chipfit.targets.profile import Profile
 
 # Blocks of the output that a core computes at a time: those of the guide's section on tile dimensions.
@@ -26,6 +26,7 @@ SPLITS = (1, 2, 4, 8, 16, 32)  # parts that a long sum is cut into where there a
 STEP = 32  # numbers along the sum that a core fetches at a time, into one of two buffers
 ALIGNED = 16  # bytes that rows of a tensor core's factors are multiples of; numbers in a step of its sum
 SUM = 4  # bytes of a partial sum
+ROUNDING = 4 + 1 + 1  # bytes that rounding moves of a number: read as fp32, written in int8, read so by the product
 TENSOR, PLAIN, L2, DRAM, LAUNCH = "tensor core", "fp32", "l2", "dram", "launch"
 
 
@@ -78,7 +79,8 @@ class Plan:
 class GpuModel:
     """Each kernel takes the longest of computing, reading L2, reading memory, and a launch.
 
-    Launches are asynchronous (CUDA C++ Programming Guide): one passes while the kernel before it works.
+    Launches are asynchronous (CUDA C++ Programming Guide): one passes while the kernel before it works. What a
+    convolution of int8 reads another kernel has rounded before.
     """
 
     profile: Profile
@@ -104,22 +106,26 @@ class GpuModel:
         seconds = self._plan(kernel, work).seconds(self.gpu)
         other = {PLAIN: beside(work, products(kernel, work)) / self.gpu.plain + seconds.get(PLAIN, 0.0)}
         spent = {**seconds, **other, LAUNCH: self.profile.si("launch_time")}
-        limit = max(spent, key=lambda unit: spent[unit])
-        return {limit: 1e3 * spent[limit]}
+        found = {max(spent, key=lambda unit: spent[unit]): 1e3 * max(spent.values())}
+        rounding = ROUNDING * rounded_source(kernel, work) / self.gpu.dram
+        if rounding:
+            unit = DRAM if rounding > spent[LAUNCH] else LAUNCH
+            found[unit] = found.get(unit, 0.0) + 1e3 * max(rounding, spent[LAUNCH])
+        return found
 
     def traffic(self, kernel: Kernel, work: Work) -> Traffic:
         if not work.bytes_written:
             return {}
         plan = self._plan(kernel, work)
-        return {MEMORY: plan.dram_bytes, CACHE: plan.l2_bytes, NEAR: plan.l2_bytes}
+        rounding = ROUNDING * rounded_source(kernel, work)
+        return {MEMORY: plan.dram_bytes + rounding, CACHE: plan.l2_bytes + rounding, NEAR: plan.l2_bytes + rounding}
 
     def interval(self, latency_ms: float) -> Interval | None:
         return interval_around(self.profile, latency_ms)
 
     def _plan(self, kernel: Kernel, work: Work) -> Plan:
         moved = work.bytes_read + work.bytes_written
-        item = kernel.anchor.outputs[0].type.dtype.itemsize
-        found = products(kernel, work)
+        item, found = kernel.multiplied.itemsize, products(kernel, work)
         if kernel.kind == "attention":
             return attention_plan(self.gpu, found, item, work.dims["streamed"], moved)
         return product_plan(self.gpu, found[0], item, moved) if found else Plan(PLAIN, 0.0, moved, moved)

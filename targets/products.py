@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chipfit.ir.kernel import Kernel
@@ -47,6 +47,17 @@ def products(kernel: Kernel, work: Work, channels: int = 1) -> tuple[Product, ..
         heads, rows = d["batch"] // d["share"], d["m"] * d["share"]
         return Product(heads, rows, seen, d["k"]), Product(heads, rows, d["width"], seen)
     return ()
+
+
+def source_numbers(d: Mapping[str, int]) -> int:
+    """Numbers that a convolution reads of its source, the halo among them."""
+    rows, columns = (d[out] * d["stride"] + d[kernel] - 1 for out, kernel in (("ho", "r"), ("wo", "s")))
+    return d["batch"] * rows * columns * d["ic"]
+
+
+def rounded_source(kernel: Kernel, work: Work) -> int:
+    """Numbers that a convolution of int8 rounds before it multiplies; the rows of a matmul come rounded."""
+    return source_numbers(work.dims) if kernel.kind == "conv" and kernel.rounded else 0
 
 
 def padded(size: int, step: int) -> int:

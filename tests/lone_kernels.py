@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+from chipfit.frontend.importer import import_model
+from chipfit.ir.apply import rebatch
 from chipfit.ir.graph import Node, TensorType, Value
 from chipfit.ir.kernel import Kernel, kernel_of
 from chipfit.ir.work import Work, work
+from chipfit.passes.quantize import Quantize
+from chipfit.targets.cost import full_plan
 
 Asked = tuple[Kernel, Work]
 
@@ -29,6 +34,26 @@ def conv(size: int, ic: int, oc: int, dtype: torch.dtype = torch.float32) -> Ask
     x, w = value("x", 1, ic, size, size, dtype=dtype), value("w", oc, ic, 3, 3, dtype=dtype)
     y = value("y", 1, oc, size, size, dtype=dtype)
     return alone("conv", Node("aten.conv2d.default", (x, w, None, (1, 1), (1, 1), (1, 1), 1), (), (y,)))
+
+
+def rounded(layer: nn.Module, *shape: int) -> Asked:
+    """The product of a layer in int8."""
+    graph = rebatch(import_model(layer.eval(), (torch.zeros(shape),)), shape[0])
+    graph = Quantize(activations=True).rounded(graph, None, {})
+    (kernel,) = (kernel for kernel, _ in full_plan(graph) if kernel.rounded)
+    return kernel, work(kernel, {value.name: value.shape for value in kernel_values(kernel)})
+
+
+def kernel_values(kernel: Kernel) -> list[Value]:
+    return [value for node in kernel.nodes for value in (*node.inputs, *node.outputs)]
+
+
+def rounded_matmul(m: int, n: int, k: int) -> Asked:
+    return rounded(nn.Linear(k, n), m, k)
+
+
+def rounded_conv(size: int, ic: int, oc: int) -> Asked:
+    return rounded(nn.Conv2d(ic, oc, 3, padding=1), 1, ic, size, size)
 
 
 def attention(heads: int, rows: int, width: int, dtype: torch.dtype = torch.float32) -> Asked:

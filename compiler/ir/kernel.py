@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from chipfit.ir.graph import Node, Value
 
 
@@ -31,6 +33,11 @@ class Kernel:
     @property
     def name(self) -> str:
         return self.output.name
+
+    @property
+    def multiplied(self) -> torch.dtype:
+        """What it multiplies, if it is a product."""
+        return torch.int8 if self.rounded else self.anchor.outputs[0].type.dtype
 
 
 def kernel_of(kind: str, anchor: Node, nodes: tuple[Node, ...]) -> Kernel:

@@ -71,10 +71,13 @@ def work(kernel: Kernel, shapes: Shapes) -> Work:
 
 def written_bytes(kernel: Kernel, shapes: Shapes) -> int:
     """Of its outputs; rows rounded to int8 are stored so, each with a scale."""
-    if rounds_rows(kernel):
-        *rows, width = shapes[kernel.name]
-        return math.prod(rows) * (width + SCALE_BYTES)
-    return size_in_bytes(kernel.outputs, shapes)
+    return bytes_of_rows(shapes[kernel.name]) if rounds_rows(kernel) else size_in_bytes(kernel.outputs, shapes)
+
+
+def bytes_of_rows(shape: tuple[int, ...]) -> int:
+    """Of rows rounded to int8, each with a scale."""
+    *rows, width = shape
+    return math.prod(rows) * (width + SCALE_BYTES)
 
 
 def is_view(kernel: Kernel) -> bool:
@@ -95,11 +98,13 @@ def streamed_bytes(kernel: Kernel, shapes: Shapes) -> int:
 
 
 def read_bytes(kernel: Kernel, shapes: Shapes) -> int:
-    """Every input once; of a table that is looked up in, only the rows that are."""
+    """Every input once, rounded rows as they are stored; of a table that is looked up in, only the rows that are."""
     looked_up = {node.inputs[0].name for node in kernel.nodes if node.kind == "embedding"}
-    rest = size_in_bytes((value for value in kernel.inputs if value.name not in looked_up), shapes)
+    rounded = {kernel.anchor.inputs[0].name} if kernel.rounded and kernel.kind == "matmul" else set[str]()
+    rest = size_in_bytes((value for value in kernel.inputs if value.name not in looked_up | rounded), shapes)
     rows = (node.outputs for node in kernel.nodes if node.kind == "embedding")
-    return rest + sum(size_in_bytes(outputs, shapes) for outputs in rows)
+    whole = (bytes_of_rows(shapes[name]) for name in rounded)
+    return rest + sum(whole) + sum(size_in_bytes(outputs, shapes) for outputs in rows)
 
 
 def attention_work(kernel: Kernel, shapes: Shapes) -> Work:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lone_kernels import Asked, attention, conv, matmul, relu, softmax, view
+from lone_kernels import Asked, attention, conv, matmul, relu, rounded_conv, rounded_matmul, softmax, view
 
 from chipfit.targets.cost import KernelModel
 from chipfit.targets.energy import MEMORY
@@ -141,6 +141,25 @@ def test_a_gpu_multiplies_half_precision_on_tensor_cores_and_the_rest_on_its_pla
     assert ms(model, matmul(4096, 4096, 4096, HALF)) < ms(model, matmul(4096, 4096, 4096)) / 8
 
 
+def test_a_gpu_multiplies_int8_at_its_own_rate_and_reads_a_quarter_of_the_bytes() -> None:
+    model = GpuModel(without_launch(H100))
+    wide, half, byte = matmul(4096, 4096, 4096), matmul(4096, 4096, 4096, HALF), rounded_matmul(4096, 4096, 4096)
+    assert limit(model, byte) == "tensor core"
+    assert ms(model, byte) == pytest.approx(ms(model, half) * H100.si("fp16_peak") / H100.si("int8_peak"), rel=0.05)
+    few = [ms(model, asked) for asked in (matmul(1, 4096, 4096), rounded_matmul(1, 4096, 4096))]
+    assert few[0] / few[1] == pytest.approx(4, rel=0.02)
+    assert byte[1].bytes_read < wide[1].bytes_read / 3.9
+
+
+def test_a_gpu_rounds_what_a_convolution_reads_by_another_kernel() -> None:
+    asked = rounded_conv(8, 16, 24)
+    once = 1e3 * H100.si("launch_time")
+    assert ms(GpuModel(H100), asked) == pytest.approx(2 * once)
+    assert ms(GpuModel(without_launch(H100)), asked) > 0
+    without = GpuModel(H100.with_figures({name: f for name, f in H100.figures.items() if name != "int8_peak"}))
+    assert ms(without, rounded_matmul(4096, 4096, 4096)) >= ms(GpuModel(H100), rounded_matmul(4096, 4096, 4096))
+
+
 def test_a_gpu_is_limited_by_memory_for_one_row_and_by_launches_for_little() -> None:
     model = GpuModel(H100)
     assert limit(model, matmul(1, 16384, 16384, HALF)) == "dram"
@@ -212,6 +231,21 @@ def test_an_npu_names_what_limits_it() -> None:
     assert limit(model, matmul(1, 16384, 16384, HALF)) == "dram"
     assert limit(model, relu(64)) == "launch"
     assert model.terms(*relu(64))["launch"] < model.terms(*matmul(16, 16, 16))["launch"]
+
+
+def test_a_cube_multiplies_int8_at_its_own_rate_where_it_has_one() -> None:
+    """The Ascend 910A's does, at twice that of fp16; of the 910B3's there is no figure."""
+    half, byte = matmul(8192, 4096, 4096, HALF), rounded_matmul(8192, 4096, 4096)
+    told, untold = (get_target(name).cost_model.model for name in ("ascend-910a", "ascend-910b3"))
+    assert ms(told, byte) == pytest.approx(ms(told, half) / 2, rel=0.1)
+    assert ms(untold, byte) == pytest.approx(ms(untold, half), rel=0.1)
+    assert ms(untold, rounded_matmul(1, 4096, 4096)) < 0.6 * ms(untold, matmul(1, 4096, 4096, HALF))
+
+
+def test_the_vector_cores_round_what_a_convolution_reads() -> None:
+    slow = NpuModel(changed(without_launch(ASCEND), vector_bytes_per_cycle=1))
+    assert limit(slow, rounded_conv(64, 16, 16)) == "vector"
+    assert ms(slow, rounded_conv(64, 16, 16)) > ms(slow, conv(64, 16, 16))
 
 
 def test_smaller_buffers_cost_more() -> None:
