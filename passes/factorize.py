@@ -103,27 +103,6 @@ def split_weights(plain: Graph) -> list[frozenset[str]]:
     return [frozenset({layer.weight, down_weight(layer.node), _up(layer.node)}) for layer in tall_layers(plain)]
 
 
-def joined(plain: Graph, factored: Graph, ranks: Container[str]) -> Graph:
-    """`factored` with those layers whole again, as they are in `plain`, whose rank axis is not in `ranks`."""
-    there = {rank_axis(layer.node): layer for layer in tall_layers(plain)}
-    uncut = [layer for axis, layer in there.items() if axis not in ranks and down_weight(layer.node) in factored.state]
-    if not uncut:
-        return factored
-    before, nodes = reads(factored), {node.name: node for node in factored.forward.nodes}
-    for layer in uncut:
-        second = nodes[layer.node.name]
-        source = nodes.pop(second.inputs[0].name).inputs[0]
-        product = factored.state[_up(layer.node)].detach() @ factored.state[down_weight(layer.node)].detach()
-        parameter = plain.parameters[layer.weight]
-        nodes[second.name] = with_arguments(second, input=source, weight=parameter.value)
-        factored = replace(
-            factored,
-            parameters={**factored.parameters, layer.weight: parameter},
-            state={**factored.state, layer.weight: product},
-        )
-    return without_dead_parameters(factored.with_entry(replace(factored.forward, nodes=tuple(nodes.values()))), before)
-
-
 def factors(weight: Tensor, gram: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:
     """`down` [width, width] and `up` [outputs, width] with up @ down = weight [outputs, width], best directions first.
 

@@ -74,6 +74,11 @@ class Landscape:
         rounded = (group.weights for name, group in groups.items() if solution.levels[name])
         return Configuration(widths, solution.dropped, frozenset().union(*rounded) if groups else None)
 
+    def loss_of_rounding(self, configuration: Configuration) -> float:
+        """What the weights that it keeps in few bits lose, one by one: it adds up."""
+        rounded = configuration.rounded or NOTHING
+        return sum(one.loss for one in self.sensitivity.rounded.values() if one.weights <= rounded)
+
     def limited(self, quantities: Iterable[str]) -> Problem:
         """The problem over what is limited too: energy (mJ) is tabulated only where someone asks for it."""
         return self._with_energy if "energy" in quantities else self.problem

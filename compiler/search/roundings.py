@@ -8,10 +8,9 @@ from functools import cached_property
 
 import networkx as nx
 
-from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs, Rounding
-from chipfit.passes.factorize import joined, split_weights
+from chipfit.passes.factorize import split_weights
 from chipfit.passes.fold_batch_norm import folded
 
 
@@ -36,19 +35,15 @@ class Roundings:
         joint = nx.Graph([(name, min(group)) for group in found for name in group])
         return {min(group): frozenset(group) for group in nx.connected_components(joint)}
 
-    def rounded(self, changed: Graph, configuration: Configuration) -> Graph:
-        """What became of the graph, its weights rounded as a configuration says, with ranges as they were in it."""
-        if not configuration.rounded:
-            return changed
-        return self.alone(self.ready(changed, configuration), configuration.rounded)
+    @cached_property
+    def whole(self) -> Graph:
+        """The graph as the pass finds it where nothing is removed."""
+        return folded(self.plain or self.graph)
 
-    def ready(self, changed: Graph, configuration: Configuration) -> Graph:
-        """The graph as the pass finds it: batch norms folded, and layers whole whose rank isn't cut."""
-        return folded(joined(self.plain, changed, configuration.widths) if self.plain else changed)
-
-    def alone(self, ready: Graph, weights: frozenset[str]) -> Graph:
-        return self.rounding.rounded(ready, weights, self._ranges)
+    def rounded(self, whole: Graph, weights: frozenset[str]) -> Graph:
+        """`whole`, at any batch, with these weights rounded."""
+        return self.rounding.rounded(whole, weights, self._ranges)
 
     @cached_property
     def _ranges(self) -> Mapping[str, float]:
-        return self.rounding.ranges(folded(self.graph), self.examples)
+        return self.rounding.ranges(self.whole, self.examples)

@@ -19,7 +19,7 @@ from torch import Tensor
 from chipfit.ir.apply import mask
 from chipfit.ir.axes import Axis, analyse
 from chipfit.ir.blocks import Block, smallest_blocks
-from chipfit.ir.configuration import UNCHANGED, Configuration
+from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs, Progress, Rounding, silent
 from chipfit.passes.importance import is_rank, rank, readers
@@ -91,18 +91,20 @@ class Survey:
         return Curves(curves, dict.fromkeys(blocks, 0.0), rounded)
 
     def loss(self, configuration: Configuration) -> float:
-        """How far the outputs move with all of this removed, what is left repaired, and then rounded as it says.
+        """How far the outputs move with all of this removed and what is left repaired; what rounding loses adds to it.
 
         A layer that reads several axes is repaired for the first of them.
         """
         repaired: dict[str, Tensor] = {}
         for name, kept in configuration.widths.items():
             repaired = self._remembered(self._axes[name], kept) | repaired
-        changed = self._masked(self._probe, configuration, self._refitted(configuration, repaired))
-        return self._probe.loss(self._after_rounding(changed, configuration))
+        return self._probe.loss(self._masked(self._probe, configuration, self._refitted(configuration, repaired)))
 
-    def _after_rounding(self, changed: Graph, configuration: Configuration) -> Graph:
-        return self._roundings.rounded(changed, configuration) if self._roundings else changed
+    def loss_of_rounding(self, weights: frozenset[str]) -> float:
+        """How far the outputs move with these weights rounded, nothing removed."""
+        if self._roundings is None:
+            return 0.0
+        return max(0.0, self._exact.loss(self._roundings.rounded(self._exact.graph, weights)))
 
     def losses_beside(self, dropped: frozenset[str], progress: Progress = silent) -> dict[str, float]:
         """Of each block what dropping it costs if just the others of `dropped` are gone too.
@@ -148,15 +150,12 @@ class Survey:
         if isinstance(candidate, Axis):
             found = replace(found, axes={**found.axes, candidate.name: self._curve(candidate)})
         elif isinstance(candidate, frozenset):
-            one = Rounded(candidate, self._loss_of_rounding(candidate))
+            one = Rounded(candidate, self.loss_of_rounding(candidate))
             found = replace(found, rounded={**found.rounded, min(candidate): one})
         else:
             loss = self.loss(Configuration({}, frozenset({candidate.name})))
             found = replace(found, drops={**found.drops, candidate.name: loss})
         return replace(found, seconds=time.perf_counter() - began)
-
-    def _loss_of_rounding(self, weights: frozenset[str]) -> float:
-        return max(0.0, self._exact.loss(self._roundings.alone(self._exact.graph, weights))) if self._roundings else 0.0
 
     def _curve(self, axis: Axis) -> Curve:
         indices, losses = self._order(axis), {axis.size: 0.0}
@@ -217,9 +216,8 @@ class Survey:
     @cached_property
     def _exact(self) -> Probe:
         """For what rounding costs: bfloat16 makes more of any change than rounding does."""
-        graph = self._probe.graph
-        ready = self._roundings.ready(graph, UNCHANGED) if self._roundings else graph
-        return replace(self._probe, graph=ready, exact=True)
+        whole = self._roundings.whole if self._roundings else self.graph
+        return replace(Probe.on(whole, self._measured), exact=True)
 
     @cached_property
     def _fitting(self) -> Probe:

@@ -14,7 +14,7 @@ from chipfit.ir.emit import emit
 from chipfit.ir.graph import Graph
 from chipfit.ir.verify import verify
 from chipfit.passes.base import Context, Inputs, PreconditionError
-from chipfit.passes.factorize import Factorize, factorized, joined, split_weights, with_factors
+from chipfit.passes.factorize import Factorize, factorized, split_weights, with_factors
 from chipfit.passes.importance import CRITERIA, best, rank
 from chipfit.passes.losses import divergence
 from chipfit.passes.pipeline import Pipeline
@@ -140,16 +140,7 @@ def amount_at(item, place: int) -> float:
     return float(item.amounts[tuple(place if axis == RANK else 0 for axis in item.axes)])
 
 
-def test_joined_layers_are_whole_again(sample: tuple[Graph, list[Inputs]]) -> None:
-    graph, examples = sample
-    split = factorized(graph, examples)
-    whole = joined(graph, split, ())
-    verify(whole)
-    assert whole.parameters.keys() == graph.parameters.keys()
-    assert [node.name for node in whole.forward.nodes] == [node.name for node in graph.forward.nodes]
-    (inputs,) = examples[0]
-    assert torch.allclose(emit(whole)(inputs), emit(graph)(inputs), atol=1e-5)
-    assert joined(graph, split, {RANK}) is split
-    assert split_weights(graph) == [
+def test_a_layer_and_its_halves_are_told_together(sample: tuple[Graph, list[Inputs]]) -> None:
+    assert split_weights(sample[0]) == [
         frozenset({"embedding.weight", "head.low_rank.down.weight", "head.low_rank.up.weight"})
     ]

@@ -1,14 +1,12 @@
 """Sensitivity on small models: the shortcuts change nothing, repair helps, and a stopped survey goes on."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import zoo
 
 from chipfit.ir.apply import mask
 from chipfit.ir.configuration import Configuration
-from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.quantize import Quantize
 from chipfit.search.curves import Curve, Curves, interpolated, measured_widths, widths
 from chipfit.search.probe import Probe
@@ -158,21 +156,6 @@ def test_rounding_is_measured_alone_and_of_a_whole():
     assert found.rounded.keys() == survey.unmeasured.rounded.keys()
     assert all(name in one.weights and one.loss > 0 for name, one in found.rounded.items())
     weights = frozenset().union(*(one.weights for one in found.rounded.values()))
-    whole, alone = survey.loss(Configuration(rounded=weights)), sum(one.loss for one in found.rounded.values())
+    whole, alone = survey.loss_of_rounding(weights), sum(one.loss for one in found.rounded.values())
     assert alone / 3 < whole < 3 * alone
     assert Curves.from_json(json.loads(json.dumps(found.to_json()))) == found
-
-
-def test_rounding_goes_with_what_is_removed():
-    """A configuration loses what the graph does that is cut and then rounded."""
-    graph, examples = sampled("resnet")
-    quantize = Quantize(activations=True)
-    survey = Survey(graph, examples, repair=False, rounding=quantize)
-    axis = next(iter(survey.measure().axes.values()))
-    name = next(iter(survey._axes))
-    narrow = Configuration({name: tuple(sorted(axis.order[: len(axis.order) // 2]))})
-    rounded = replace(narrow, rounded=frozenset().union(*survey._groups.values()))
-    cut = folded(mask(survey._probe.graph, narrow))
-    expected = survey._probe.loss(quantize.rounded(cut, rounded.rounded, survey._roundings._ranges))
-    assert survey.loss(rounded) == pytest.approx(expected)
-    assert survey.loss(rounded) != survey.loss(narrow)

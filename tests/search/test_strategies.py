@@ -13,7 +13,7 @@ from chipfit.ir.configuration import Configuration
 from chipfit.own_strategy import named_strategy
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import parse
-from chipfit.search.curves import Curves
+from chipfit.search.curves import Curves, Rounded
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies import evopress, knapsack
@@ -218,6 +218,23 @@ def test_knapsack_refined_is_no_worse_as_a_whole_and_keeps_its_limit(network, tr
     assert found.loss <= survey.loss(plain.propose(limits).configuration)
     assert first.task.fits(found.configuration, limits)
     assert trusted == 0 or found.configuration == plain.propose(limits).configuration
+
+
+def test_what_rounding_loses_is_added_to_what_removal_was_measured_to_lose():
+    given, measured = strategy("knapsack", "llama").task, list[Configuration]()
+
+    def measure(configuration):
+        measured.append(configuration)
+        return 1.0
+
+    rounded = {name: Rounded(frozenset({name, f"{name}2"}), loss) for name, loss in (("a", 0.25), ("b", 0.5))}
+    landscape = replace(given.landscape, sensitivity=replace(given.landscape.sensitivity, rounded=rounded))
+    refinement = knapsack.Refinement(given, landscape, measure, tries=2)
+    dropped = frozenset({"block"})
+    both = frozenset({"a", "a2", "b", "b2"})
+    found = [refinement.loss(Configuration({}, dropped, weights)) for weights in (frozenset(), {"a", "a2"}, both, None)]
+    assert found == [1.0, 1.25, 1.75, 1.0]
+    assert measured == [Configuration({}, dropped, frozenset())], "what is removed is the same"
 
 
 def test_what_a_strategy_chooses_for_must_be_allowed():
