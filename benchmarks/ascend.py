@@ -77,7 +77,7 @@ def rows(npu: Npu) -> Iterator[Row]:
 
 def moved_by_us(npu: Npu, one: Product, tile: tuple[int, int]) -> float:
     """Between memory and the cubes, in bytes; with an L1 in which no row stays, as the compiler's kernels have it."""
-    return tiled(replace(npu, cubes=1, l1_size=0), one, HALF, 0, tile, 1).l2_bytes
+    return tiled(replace(npu, cubes=1, l1_size=0), one, (HALF, HALF), 0, tile, 1).l2_bytes
 
 
 def moved_by_compiler(one: Product, tile: tuple[int, int]) -> float | None:
