@@ -36,7 +36,7 @@ class Value:
 Arg = Value | int | float | bool | str | None | torch.dtype | torch.memory_format | tuple["Arg", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Node:
     """One application of an op. `op` is ATen's qualified overload, as in `aten.linear.default`."""
 
@@ -46,7 +46,7 @@ class Node:
     outputs: tuple[Value, ...]
     module: str = ""  # qualified name of the PyTorch module that the op came from
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.outputs[0].name
 
@@ -55,7 +55,7 @@ class Node:
         """The op's name without namespace and overload, the key of the op table: `linear`."""
         return self.op.split(".")[1]
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Value, ...]:
         """Every value read, in argument order, repeats included."""
         return tuple(values_in((self.args, tuple(arg for _, arg in self.kwargs))))
@@ -112,6 +112,11 @@ class EntryPoint:
     inputs: tuple[Value, ...]
     nodes: tuple[Node, ...]  # in topological order
     outputs: tuple[Value, ...]
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Node name -> its place in the order."""
+        return {node.name: place for place, node in enumerate(self.nodes)}
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:

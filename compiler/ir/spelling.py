@@ -38,7 +38,7 @@ def cone(entry: EntryPoint, last: Node, leaves: Collection[str] = ()) -> tuple[N
             if producer and producer.name not in found and value.name not in leaves:
                 found.add(producer.name)
                 waiting.append(producer)
-    return () if waiting else tuple(node for node in entry.nodes if node.name in found)
+    return () if waiting else tuple(entry.nodes[place] for place in sorted(entry.places[name] for name in found))
 
 
 def same(first: Sequence[Node], second: Sequence[Node], leaves: Iterable[Value]) -> bool:

@@ -167,15 +167,36 @@ class Landscape:
     def _kernel_axes(self) -> dict[str, tuple[str, ...]]:
         """Kernel, by its core -> the axes with a choice that occur in its shapes."""
         found = {core(kernel): self._chosen(base, values) for base in self._bases for kernel, values in full_plan(base)}
-        return found | {layer.node.name: self._of_whole(layer) for layer in self._split}
+        return found | {
+            core(kernel): self._of_whole(layer, form, values)
+            for layer in self._split
+            for form in self._wholes
+            for kernel, values in full_plan(form)
+            if any(value.startswith(layer.weight) for value in values)
+        }
 
     @cached_property
     def _parameter_axes(self) -> dict[str, tuple[str, ...]]:
-        whole = {layer.weight: self._of_whole(layer) for layer in self._split}
-        return whole | {name: self._chosen(base, [name]) for base in self._bases for name in base.parameters}
+        found = {name: self._chosen(base, [name]) for base in self._bases for name in base.parameters}
+        return found | {
+            name: self._of_whole(layer, form, [name])
+            for layer in self._split
+            for form in self._wholes
+            for name in form.parameters
+            if name.startswith(layer.weight)
+        }
 
-    def _of_whole(self, layer: Layer) -> tuple[str, ...]:
-        return self._chosen(self.graph, [layer.input.name, layer.weight, down_weight(layer.node)])
+    def _of_whole(self, layer: Layer, form: Graph, values: Iterable[str]) -> tuple[str, ...]:
+        """The axes of values that are as they are because a layer isn't split: its own and its rank among them."""
+        own = self._chosen(self.graph, [layer.input.name, layer.weight, down_weight(layer.node)])
+        axes = {*own, *self._chosen(form, values)}
+        return tuple(axis for axis in self._levels if axis in axes)
+
+    @cached_property
+    def _wholes(self) -> tuple[Graph, ...]:
+        """The graph with no layer split, in all the precisions that there are to choose from."""
+        forms = (NOTHING, None) if self.sensitivity.rounded else (None,)
+        return tuple(self._form(NOTHING, rounded) for rounded in forms)
 
     def _chosen(self, graph: Graph, values: Iterable[str]) -> tuple[str, ...]:
         """The axes with a choice of some values, and the groups of weights that may be rounded."""
