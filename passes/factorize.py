@@ -103,6 +103,11 @@ def split_weights(plain: Graph) -> list[frozenset[str]]:
     return [frozenset({layer.weight, down_weight(layer.node), _up(layer.node)}) for layer in tall_layers(plain)]
 
 
+def belongs(name: str, layer: Layer) -> bool:
+    """Whether a parameter is of a layer that may be split: its weight, one of the two halves, or a scale of these."""
+    return name.startswith((layer.weight, down_weight(layer.node), _up(layer.node)))
+
+
 def factors(weight: Tensor, gram: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:
     """`down` [width, width] and `up` [outputs, width] with up @ down = weight [outputs, width], best directions first.
 

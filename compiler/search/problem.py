@@ -17,7 +17,7 @@ from chipfit.ir.kernel import Kernel
 from chipfit.ir.memo import per_graph
 from chipfit.ir.work import Work
 from chipfit.passes.base import Rounding
-from chipfit.passes.factorize import down_weight, rank_axis, tall_layers, with_factors
+from chipfit.passes.factorize import belongs, down_weight, rank_axis, tall_layers, with_factors
 from chipfit.passes.layers import Layer
 from chipfit.search.curves import Level, Sensitivity
 from chipfit.search.solve import Item, Problem, Solution, exclusive_pairs
@@ -168,26 +168,26 @@ class Landscape:
         """Kernel, by its core -> the axes with a choice that occur in its shapes."""
         found = {core(kernel): self._chosen(base, values) for base in self._bases for kernel, values in full_plan(base)}
         return found | {
-            core(kernel): self._of_whole(layer, form, values)
+            core(kernel): self._of_either(layer, form, values)
             for layer in self._split
             for form in self._wholes
             for kernel, values in full_plan(form)
-            if any(value.startswith(layer.weight) for value in values)
+            if any(belongs(value, layer) for value in values)
         }
 
     @cached_property
     def _parameter_axes(self) -> dict[str, tuple[str, ...]]:
         found = {name: self._chosen(base, [name]) for base in self._bases for name in base.parameters}
         return found | {
-            name: self._of_whole(layer, form, [name])
+            name: self._of_either(layer, form, [name])
             for layer in self._split
-            for form in self._wholes
+            for form in (*self._bases, *self._wholes)
             for name in form.parameters
-            if name.startswith(layer.weight)
+            if belongs(name, layer)
         }
 
-    def _of_whole(self, layer: Layer, form: Graph, values: Iterable[str]) -> tuple[str, ...]:
-        """The axes of values that are as they are because a layer isn't split: its own and its rank among them."""
+    def _of_either(self, layer: Layer, form: Graph, values: Iterable[str]) -> tuple[str, ...]:
+        """The axes of values that are there because a layer is split, or isn't: its own and its rank among them."""
         own = self._chosen(self.graph, [layer.input.name, layer.weight, down_weight(layer.node)])
         axes = {*own, *self._chosen(form, values)}
         return tuple(axis for axis in self._levels if axis in axes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,9 +20,11 @@ from chipfit.passes.factorize import Factorize, factorized, split_weights, with_
 from chipfit.passes.importance import CRITERIA, best, rank
 from chipfit.passes.losses import divergence
 from chipfit.passes.pipeline import Pipeline
+from chipfit.passes.quantize import Quantize
 from chipfit.passes.statistics import Statistics
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
+from chipfit.search.solve import Solution
 from chipfit.targets.registry import get_target
 
 WIDTH, CLASSES = 24, 256
@@ -138,6 +142,23 @@ def test_uncut_it_costs_the_search_what_the_whole_layer_does(sample: tuple[Graph
 def amount_at(item, place: int) -> float:
     """At the first or last level of the rank, every other axis at its full width."""
     return float(item.amounts[tuple(place if axis == RANK else 0 for axis in item.axes)])
+
+
+@pytest.mark.parametrize("chip", ["cortex-a76", "h100-sxm"])
+def test_a_tied_vocabulary_is_tabled_as_it_is_costed(chip: str, sample: tuple[Graph, list[Inputs]]) -> None:
+    """Its rank cut or not, in int8 or not: where the rank is cut the embedding is no layer's, and stays as it is."""
+    graph, examples = sample
+    split, rounding = factorized(graph, examples), Quantize(activations=True)
+    curves = Survey(split, examples, drop=False, rounding=rounding, plain=graph).unmeasured
+    landscape = Landscape(split, curves.offered(8), get_target(chip).cost_model, plain=graph, rounding=rounding)
+    problem = landscape.problem
+    assert RANK in problem.levels
+    assert "embedding.weight" in landscape.sensitivity.rounded
+    for levels in itertools.product(*(sorted({0, len(found) - 1}) for found in problem.levels.values())):
+        solution = Solution(dict(zip(problem.levels, levels, strict=True)), frozenset(), 0.0, 0.0)
+        cost = landscape.cost(landscape.configuration(solution))
+        assert problem.amount("latency", solution.levels, frozenset()) == pytest.approx(cost.latency_ms)
+        assert problem.amount("size", solution.levels, frozenset()) == pytest.approx(cost.weight_bytes)
 
 
 def test_a_layer_and_its_halves_are_told_together(sample: tuple[Graph, list[Inputs]]) -> None:
