@@ -110,10 +110,10 @@ def front(landscape: Landscape) -> Front:
 
 
 def point(landscape: Landscape, solution: Solution) -> Point:
-    """What the solver's tables say: the cost model's answer for a whole configuration takes it a second to plan."""
-    problem, chosen = landscape.problem, (solution.levels, solution.dropped)
-    latency, size = (problem.amount(quantity, *chosen) for quantity in ("latency", "size"))
-    return Point(latency, problem.loss(*chosen), round(size), landscape.configuration(solution))
+    configuration = landscape.configuration(solution)
+    cost = landscape.cost(configuration)
+    loss = landscape.problem.loss(solution.levels, solution.dropped)
+    return Point(cost.latency_ms, loss, cost.weight_bytes, configuration)
 
 
 def regret(landscapes: Mapping[str, Landscape]) -> dict[str, dict[str, float]]:
