@@ -22,7 +22,7 @@ from chipfit.targets.matrix_unit import (
     matrix_unit_conv_cycles,
     matrix_unit_cycles,
 )
-from chipfit.targets.products import source_numbers
+from chipfit.targets.products import source_pixels
 from chipfit.targets.profile import Profile
 from chipfit.targets.tile import QUAD, Tile, lanes
 from chipfit.targets.tiles import (
@@ -174,7 +174,7 @@ def _conv_cycles(dims: Dims, cpu: Cpu) -> float:
     steps = matmul_steps(cpu, tile, d["ic"] // d["groups"]) * d["r"] * d["s"]
     pixels = (d["batch"], d["ho"], d["wo"])
     products = steps * product_cycles(cpu, tile, pixels, d["oc"] // d["groups"], d["groups"])
-    return products + (image_rounding_cycles(cpu, source_numbers(d) // d["ic"], d["ic"]) if d["rounded"] else 0.0)
+    return products + (image_rounding_cycles(cpu, source_pixels(d), d["ic"]) if d["rounded"] else 0.0)
 
 
 def multiplied_in(d: Mapping[str, int]) -> str:

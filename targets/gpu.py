@@ -107,8 +107,7 @@ class GpuModel:
         other = {PLAIN: beside(work, products(kernel, work)) / self.gpu.plain + seconds.get(PLAIN, 0.0)}
         spent = {**seconds, **other, LAUNCH: self.profile.si("launch_time")}
         found = {max(spent, key=lambda unit: spent[unit]): 1e3 * max(spent.values())}
-        rounding = ROUNDING * rounded_source(kernel, work) / self.gpu.dram
-        if rounding:
+        if rounding := rounding_bytes(kernel, work) / self.gpu.dram:
             unit = DRAM if rounding > spent[LAUNCH] else LAUNCH
             found[unit] = found.get(unit, 0.0) + 1e3 * max(rounding, spent[LAUNCH])
         return found
@@ -117,7 +116,7 @@ class GpuModel:
         if not work.bytes_written:
             return {}
         plan = self._plan(kernel, work)
-        rounding = ROUNDING * rounded_source(kernel, work)
+        rounding = rounding_bytes(kernel, work)
         return {MEMORY: plan.dram_bytes + rounding, CACHE: plan.l2_bytes + rounding, NEAR: plan.l2_bytes + rounding}
 
     def interval(self, latency_ms: float) -> Interval | None:
@@ -129,6 +128,11 @@ class GpuModel:
         if kernel.kind == "attention":
             return attention_plan(self.gpu, found, item, work.dims["streamed"], moved)
         return product_plan(self.gpu, found[0], item, moved) if found else Plan(PLAIN, 0.0, moved, moved)
+
+
+def rounding_bytes(kernel: Kernel, work: Work) -> int:
+    """Bytes that are moved to round what a kernel reads, before it."""
+    return ROUNDING * rounded_source(kernel, work)
 
 
 @lru_cache(maxsize=65536)

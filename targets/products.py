@@ -49,15 +49,15 @@ def products(kernel: Kernel, work: Work, channels: int = 1) -> tuple[Product, ..
     return ()
 
 
-def source_numbers(d: Mapping[str, int]) -> int:
-    """Numbers that a convolution reads of its source, the halo among them."""
+def source_pixels(d: Mapping[str, int]) -> int:
+    """Of a convolution, its halo among them."""
     rows, columns = (d[out] * d["stride"] + d[kernel] - 1 for out, kernel in (("ho", "r"), ("wo", "s")))
-    return d["batch"] * rows * columns * d["ic"]
+    return d["batch"] * rows * columns
 
 
 def rounded_source(kernel: Kernel, work: Work) -> int:
     """Numbers that a convolution of int8 rounds before it multiplies; the rows of a matmul come rounded."""
-    return source_numbers(work.dims) if kernel.kind == "conv" and kernel.rounded else 0
+    return source_pixels(work.dims) * work.dims["ic"] if kernel.kind == "conv" and kernel.rounded else 0
 
 
 def padded(size: int, step: int) -> int:

@@ -70,6 +70,17 @@ def test_what_is_near_the_limit_is_timed_again(tmp_path):
     assert found.compared("half", [0.5]).ratio == pytest.approx(0.48)
 
 
+def test_without_a_limit_a_result_is_what_all_its_comparisons_say_together(tmp_path):
+    found = bench(tmp_path, 0.450, 0.500, 0.501, 0.504)
+    assert found.compared("half", [0.55]).ratio == pytest.approx(0.450)
+    assert found.study.taken == ["half"]
+    after = found.compared("half'")  # other weights, the same code: those that are missing
+    assert after.ratio == pytest.approx(0.48875)
+    assert found.study.taken == ["half"] + ["half'"] * (COMPARISONS - 1)
+    assert found.compared("half'") == after
+    assert len(found.study.taken) == COMPARISONS
+
+
 def test_what_lies_between_two_limits_near_each_other_is_timed_as_often_as_a_result(tmp_path):
     """Else what came out too fast by chance would be taken for a candidate, and its result be too slow."""
     found = bench(tmp_path, 0.485, 0.485, 0.500, 0.510)

@@ -195,8 +195,7 @@ class Landscape:
     @cached_property
     def _wholes(self) -> tuple[Graph, ...]:
         """The graph with no layer split, in all the precisions that there are to choose from."""
-        forms = (NOTHING, None) if self.sensitivity.rounded else (None,)
-        return tuple(self._form(NOTHING, rounded) for rounded in forms)
+        return tuple(self._form(NOTHING, rounded) for rounded in self._precisions)
 
     def _chosen(self, graph: Graph, values: Iterable[str]) -> tuple[str, ...]:
         """The axes with a choice of some values, and the groups of weights that may be rounded."""
@@ -213,8 +212,12 @@ class Landscape:
     @cached_property
     def _bases(self) -> tuple[Graph, ...]:
         """The graph with all layers split, in all the precisions that there are to choose from."""
-        rounded = rounded_form(self.graph, self.rounding, None)
-        return (self.graph, rounded) if self.sensitivity.rounded else (rounded,)
+        return tuple(rounded_form(self.graph, self.rounding, rounded) for rounded in self._precisions)
+
+    @property
+    def _precisions(self) -> tuple[frozenset[str] | None, ...]:
+        """The weights that are rounded in the forms to tabulate: none and all, or where it is no choice all."""
+        return (NOTHING, None) if self.sensitivity.rounded else (None,)
 
     @cached_property
     def _owners(self) -> dict[str, str]:

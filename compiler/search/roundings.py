@@ -31,7 +31,7 @@ class Roundings:
         """
         found = list(self.rounding.groups(folded(self.graph)))
         if self.plain:
-            found += [*self.rounding.groups(folded(self.plain)), *split_weights(self.plain)]
+            found += [*self.rounding.groups(self.whole), *split_weights(self.plain)]
         joint = nx.Graph([(name, min(group)) for group in found for name in group])
         return {min(group): frozenset(group) for group in nx.connected_components(joint)}
 
