@@ -33,7 +33,9 @@ class Net(nn.Module):
 
 def model():
     torch.manual_seed(0)
-    return Net().eval(), (torch.zeros(1, 3, 16, 16),)
+    net = Net()
+    net.head.weight.data *= 30  # answers that are sure of something, so that int8 moves them
+    return net.eval(), (torch.zeros(1, 3, 16, 16),)
 
 def data():
     rows = torch.randn(160, 1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -103,7 +105,7 @@ def test_precision_is_chosen_with_the_rest_and_recorded(source, tmp_path):
     assert manifest["result"]["weight_bytes"] <= 0.4 * manifest["baseline"]["weight_bytes"]
     assert manifest["result"]["weight_bytes"] == manifest["predicted"]["weight_bytes"]
     assert manifest["before_recovery"] == {"quality": manifest["result"]["quality"]}
-    assert 0.99 < manifest["result"]["quality"]["retention"] <= 1
+    assert manifest["result"]["quality"]["retention"] < 1
     assert {one["pass"].split("{")[0]: one["modified"] for one in manifest["passes"]} == {
         "prune-axes": False,
         "drop-blocks": False,
@@ -131,9 +133,8 @@ def test_runs_without_torch(calibrated_host, source, tmp_path):
 
 def killed_at(stage, environment, source, out):
     """Starts a compilation and kills it as soon as `stage` has begun; what is left of it is in the work directory."""
-    chipfit = str(Path(sys.executable).with_name("chipfit"))
     process = subprocess.Popen(
-        [chipfit, *arguments(source, out, "--budget", "size=60%")],
+        [str(Path(sys.executable).with_name("chipfit")), *arguments(source, out, "--budget", "size=60%")],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
