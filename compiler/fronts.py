@@ -110,10 +110,13 @@ def front(landscape: Landscape) -> Front:
 
 
 def point(landscape: Landscape, solution: Solution) -> Point:
-    configuration = landscape.configuration(solution)
-    cost = landscape.cost(configuration)
-    loss = landscape.problem.loss(solution.levels, solution.dropped)
-    return Point(cost.latency_ms, loss, cost.weight_bytes, configuration)
+    """What is left of dropped blocks may fuse otherwise, which only the cost of the whole tells; else the tables do."""
+    problem, configuration = landscape.problem, landscape.configuration(solution)
+    latency, size = (problem.amount(name, solution.levels, solution.dropped) for name in ("latency", "size"))
+    if solution.dropped:
+        cost = landscape.cost(configuration)
+        latency, size = cost.latency_ms, cost.weight_bytes
+    return Point(latency, problem.loss(solution.levels, solution.dropped), round(size), configuration)
 
 
 def regret(landscapes: Mapping[str, Landscape]) -> dict[str, dict[str, float]]:

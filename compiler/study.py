@@ -21,6 +21,7 @@ from chipfit.passes.factorize import factorized
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline
 from chipfit.search.curves import Curves
+from chipfit.search.forms import Forms
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies.base import Strategy, Task
@@ -105,7 +106,7 @@ class Study:
 
     def _over(self, curves: Curves, target: Target) -> Landscape:
         sensitivity = curves.offered(target.granularity)
-        return Landscape(self._split, sensitivity, target.cost_model, self.batch, self._plain, self.rounding)
+        return Landscape(self._forms, sensitivity, target.cost_model, self.batch)
 
     def strategy(self, cls: type[Strategy], target: Target, tries: int = 0) -> Strategy:
         task = Task(
@@ -123,13 +124,9 @@ class Study:
         return cls(task)
 
     @cached_property
-    def _plain(self) -> Graph:
-        """The teacher as kernels are planned for it."""
-        return folded(self.teacher)
-
-    @cached_property
-    def _split(self) -> Graph:
-        return folded(self.factored)
+    def _forms(self) -> Forms:
+        """Of the model as kernels are planned for it."""
+        return Forms(folded(self.factored), folded(self.teacher), self.rounding)
 
     def rounded(self, graph: Graph, configuration: Configuration) -> Graph:
         """A graph with weights in few bits as a configuration says, to be timed: values have no ranges."""

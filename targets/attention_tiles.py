@@ -33,11 +33,9 @@ def attention_cycles(
     stack, share, m, n, k, width = sizes
     vectors = lanes(chip)
     starts = range(0, m, block)
-    jobs = [
-        _job_cycles(chip, tile, share, min(block, m - start), min(n, start + block) if causal else n, k, width, vectors)
-        for start in starts
-    ] * (stack // share)
-    return sum(jobs[: -(-len(jobs) // chip.threads)])
+    jobs = [(min(block, m - start), min(n, start + block) if causal else n) for start in starts] * (stack // share)
+    cycles = {job: _job_cycles(chip, tile, share, *job, k, width, vectors) for job in set(jobs)}
+    return sum(cycles[job] for job in jobs[: -(-len(jobs) // chip.threads)])
 
 
 def _job_cycles(

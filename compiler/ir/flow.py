@@ -40,10 +40,14 @@ class Flow:
     def depends(self, value: Value, source: Value) -> bool:
         """Whether `value` is computed from `source`; only what lies between the two is searched."""
         end, start = self.vertex(value), self.vertex(source)
-        if start not in self.edges or end not in self.edges or self.order[start] >= self.order[end]:
+        if start not in self.edges or end not in self.edges:
             return False
-        later = nx.subgraph_view(self.edges, filter_node=lambda name: self.order[name] >= self.order[start])
-        return start in nx.ancestors(later, end)
+        found, waiting = {end}, [end]
+        while waiting and start not in found:
+            sources = (name for name in self.edges.pred[waiting.pop()] if self.order[name] >= self.order[start])
+            waiting += (new := [name for name in sources if name not in found])
+            found.update(new)
+        return start in found and start != end
 
     def dying(self, skip: Value, end: Value) -> tuple[Node, ...]:
         """The nodes that nothing needs once `skip` stands for `end`, in order."""
@@ -56,7 +60,7 @@ class Flow:
                 if source and source.name not in kept | dead and dead.issuperset(self.readers(source)):
                     dead.add(source.name)
                     pending.append(source)
-        return tuple(node for node in self.entry.nodes if node.name in dead)
+        return tuple(self.entry.producers[name] for name in sorted(dead, key=self.entry.places.__getitem__))
 
     def readers(self, node: Node) -> set[str]:
         return {reader.name for value in node.outputs for reader in self.entry.consumers.get(value.name, ())}

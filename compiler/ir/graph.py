@@ -50,7 +50,7 @@ class Node:
     def name(self) -> str:
         return self.outputs[0].name
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The op's name without namespace and overload, the key of the op table: `linear`."""
         return self.op.split(".")[1]
@@ -166,6 +166,11 @@ class Graph:
     def with_state(self, changed: Mapping[str, Tensor]) -> Graph:
         """The same graph with some tensors replaced by others of the same shape."""
         return replace(self, state={**self.state, **changed})
+
+    @cached_property
+    def weightless(self) -> Graph:
+        """The same graph with its tensors on `meta`: what it costs depends on shapes alone."""
+        return replace(self, state={name: tensor.to("meta") for name, tensor in self.state.items()})
 
     @property
     def parameter_count(self) -> int:

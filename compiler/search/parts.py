@@ -76,6 +76,22 @@ class Separated:
         nothing = np.zeros((0, len(self.names)))
         return tuple(np.concatenate([nothing, *(one.amounts for one in listed)]) for listed in self.listed)
 
+    @cached_property
+    def stacked(self) -> Mapping[str, NDArray[np.float64]]:
+        """By name the amounts of all choices of all parts of all states, in this order."""
+        return dict(zip(self.names, np.concatenate(self.amounts).T.copy(), strict=True))
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where the choices of each part of each state start in what is stacked; no part is without any."""
+        sizes = [len(one.places) for listed in self.listed for one in listed]
+        return np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, np.int64)
+
+    @cached_property
+    def state_of(self) -> NDArray[np.int64]:
+        """The state of each choice in what is stacked."""
+        return np.repeat(np.arange(len(self.states)), [len(found) for found in self.amounts])
+
 
 def separated(problem: Problem, names: tuple[str, ...]) -> Separated | None:
     """The problem over some quantities (`loss` is one) in parts, None where it doesn't fall into small ones."""

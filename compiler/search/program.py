@@ -44,11 +44,8 @@ class Program:
         nonzero = np.flatnonzero(form)
         self.row(nonzero.tolist(), (form[nonzero] / max(most, 1e-12)).tolist(), -np.inf, 1.0)
 
-    def minimise(self, form: NDArray[np.float64], relaxed: bool = False) -> tuple[NDArray[np.float64], float, float]:
-        """The columns at which `form` is least, how much it is, and the relative gap that is left (0: proved).
-
-        `relaxed`, any column may be a fraction: a lower bound, and quick.
-        """
+    def minimise(self, form: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
+        """The columns at which `form` is least, how much it is, and the relative gap that is left (0: proved)."""
         target = np.zeros(self.columns)
         target[: len(form)] = form
         entries = list(self._entries())
@@ -59,7 +56,7 @@ class Program:
             result = milp(
                 target / max(np.abs(target).max(), 1e-12),
                 constraints=LinearConstraint(matrix, low, high),
-                integrality=np.zeros(self.columns) if relaxed else np.array(self.integer),
+                integrality=np.array(self.integer),
                 bounds=Bounds(0.0, 1.0),
                 options={"time_limit": SECONDS, "mip_rel_gap": GAP},
             )

@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from chipfit.search.bounds import lower_bounds
 from chipfit.search.parts import Separated, separated
 from chipfit.search.program import GAP, InfeasibleError, Program
 
@@ -110,13 +111,10 @@ def exclusive_pairs(nodes: Mapping[str, frozenset[str]]) -> tuple[tuple[str, str
 
 def _by_parts(problem: Problem, whole: Separated, limits: Mapping[str, float], objective: str) -> Solution:
     """State after state of the shared axes, the most promising first, until no other one can be better."""
-    bounds = list[tuple[float, int]]()
-    for state in range(len(whole.states)):
-        with suppress(InfeasibleError):
-            bounds.append((_least(whole, state, limits, objective, relaxed=True)[1], state))
+    bounds = lower_bounds(whole, limits, objective)
     best: tuple[float, int, NDArray[np.float64], float] | None = None
-    for bound, state in sorted(bounds):
-        if best and bound >= best[0] * (1 - GAP):
+    for state in np.argsort(bounds, kind="stable").tolist():
+        if math.isinf(bounds[state]) or (best and bounds[state] >= best[0] * (1 - GAP)):
             break
         with suppress(InfeasibleError):
             x, value, gap = _least(whole, state, limits, objective)
@@ -129,7 +127,7 @@ def _by_parts(problem: Problem, whole: Separated, limits: Mapping[str, float], o
 
 
 def _least(
-    whole: Separated, state: int, limits: Mapping[str, float], objective: str, relaxed: bool = False
+    whole: Separated, state: int, limits: Mapping[str, float], objective: str
 ) -> tuple[NDArray[np.float64], float, float]:
     """One choice of each part in a state: the columns, the objective, and the gap."""
     program = Program()
@@ -144,7 +142,7 @@ def _least(
         program.limit(forms[name], most - fixed[name])
     if not program.columns:
         return np.zeros(0), fixed[objective], 0.0
-    x, value, gap = program.minimise(forms[objective], relaxed)
+    x, value, gap = program.minimise(forms[objective])
     return x, value + fixed[objective], gap
 
 

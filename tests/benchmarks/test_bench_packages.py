@@ -15,6 +15,7 @@ from chipfit.ir.configuration import Configuration
 from chipfit.ir.emit import emit
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.search.curves import Sensitivity
+from chipfit.search.forms import Forms
 from chipfit.search.problem import Landscape
 from chipfit.search.strategies.base import Task, UnreachableError
 from chipfit.targets.registry import get_target
@@ -30,7 +31,7 @@ def test_modules_compute_what_the_graph_does(name: str) -> None:
 
 def task(name: str) -> Task:
     graph = zoo.imported(name)
-    landscape = Landscape(folded(graph), Sensitivity({}, {}), get_target("cortex-a76").cost_model)
+    landscape = Landscape(Forms(folded(graph)), Sensitivity({}, {}), get_target("cortex-a76").cost_model)
     shape = (1, *graph.forward.inputs[0].shape[1:])
     examples = [(torch.randn(shape, generator=torch.Generator().manual_seed(seed)),) for seed in range(8)]
     return Task(graph, examples, landscape, granularity=4)

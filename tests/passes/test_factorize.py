@@ -22,6 +22,7 @@ from chipfit.passes.losses import divergence
 from chipfit.passes.pipeline import Pipeline
 from chipfit.passes.quantize import Quantize
 from chipfit.passes.statistics import Statistics
+from chipfit.search.forms import Forms
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
 from chipfit.search.solve import Solution
@@ -124,7 +125,7 @@ def test_uncut_it_costs_the_search_what_the_whole_layer_does(sample: tuple[Graph
     split = factorized(graph, examples)
     levels = Survey(split, examples, drop=False).measure().offered(8)
     model = get_target("cortex-a76").cost_model
-    landscape = Landscape(split, levels, model, plain=graph)
+    landscape = Landscape(Forms(split, graph), levels, model)
     assert landscape.cost(Configuration()) == model.cost(graph)
     kept = levels.levels[RANK][-1].kept
     cut = Configuration({RANK: kept})
@@ -150,7 +151,7 @@ def test_a_tied_vocabulary_is_tabled_as_it_is_costed(chip: str, sample: tuple[Gr
     graph, examples = sample
     split, rounding = factorized(graph, examples), Quantize(activations=True)
     curves = Survey(split, examples, drop=False, rounding=rounding, plain=graph).unmeasured
-    landscape = Landscape(split, curves.offered(8), get_target(chip).cost_model, plain=graph, rounding=rounding)
+    landscape = Landscape(Forms(split, graph, rounding), curves.offered(8), get_target(chip).cost_model)
     problem = landscape.problem
     assert RANK in problem.levels
     assert "embedding.weight" in landscape.sensitivity.rounded

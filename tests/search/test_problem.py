@@ -11,6 +11,7 @@ from chipfit.ir.configuration import UNCHANGED, Configuration
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.quantize import Quantize
 from chipfit.search.curves import Level, Rounded, Sensitivity
+from chipfit.search.forms import Forms
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import candidates
 from chipfit.search.solve import Solution, solve
@@ -27,7 +28,7 @@ def landscape(name):
         )
         for axis in axes.values()
     }
-    return Landscape(graph, Sensitivity(levels, dict.fromkeys(blocks, 0.0)), get_target("cortex-a76").cost_model)
+    return Landscape(Forms(graph), Sensitivity(levels, dict.fromkeys(blocks, 0.0)), get_target("cortex-a76").cost_model)
 
 
 def total(items, levels, dropped):
@@ -49,10 +50,10 @@ def test_items_add_up_to_the_cost(name):
 def rounding(name):
     """The same landscape, with a loss for each group of weights that may be kept in int8."""
     plain = landscape(name)
-    graph, quantize = folded(plain.graph), Quantize(activations=True)
+    graph, quantize = folded(zoo.imported(name)), Quantize(activations=True)
     groups = {min(group): Rounded(group, 0.1) for group in quantize.groups(graph)}
     sensitivity = replace(plain.sensitivity, rounded=groups)
-    return replace(plain, graph=graph, sensitivity=sensitivity, rounding=quantize)
+    return replace(plain, forms=Forms(graph, rounding=quantize), sensitivity=sensitivity)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "resnet", "mobilenet"])
@@ -116,4 +117,4 @@ def test_configuration_leaves_full_widths_out():
     first, *rest = scene.sensitivity.levels
     found = scene.configuration(Solution({first: 1, **dict.fromkeys(rest, 0)}, frozenset(), 0.0, 0.0))
     assert set(found.widths) == {first}
-    assert len(found.widths[first]) == -(-analyse(scene.graph).axes[first].size // 2)
+    assert len(found.widths[first]) == -(-analyse(scene.forms.graph).axes[first].size // 2)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chipfit.search import parts
+from chipfit.search.bounds import lower_bounds
 from chipfit.search.program import InfeasibleError
 from chipfit.search.solve import LOSSLESS, Item, Problem, binding, exclusive_pairs, smallest, solve
 
@@ -33,11 +34,37 @@ def problems(draw):
     return Problem(levels, drops, {"latency": items, "size": items[:3]}, exclusive)
 
 
-@pytest.fixture(params=["by parts", "by products"])
+@pytest.fixture(params=["by parts", "by states", "by products"])
 def way(request, monkeypatch):
-    """Both programs, whatever the problem: with no states allowed none is taken apart."""
+    """Both programs, whatever the problem: small parts need several states, and with none allowed there are none."""
+    if request.param == "by states":
+        monkeypatch.setattr(parts, "CHOICES", 30)
     if request.param == "by products":
         monkeypatch.setattr(parts, "STATES", 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problem=problems(), latency=st.floats(0.1, 1.0), loss=st.floats(0.0, 2.0))
+def test_no_choice_is_better_than_its_bound(problem, latency, loss):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "CHOICES", 30)
+        whole = problem.separated(("latency", "loss", "size"))
+    assert len(whole.states) > 1
+    limits = {"latency": latency * problem.amount("latency", dict.fromkeys("abc", 0), frozenset()), "loss": loss}
+    for state, bound in zip(whole.states, lower_bounds(whole, limits, "size"), strict=True):
+        inside = [(levels, dropped) for levels, dropped in choices(problem) if state.items() <= levels.items()]
+        fits = [c for c in inside if problem.amount("latency", *c) <= limits["latency"] and problem.loss(*c) <= loss]
+        assert bound <= min((problem.amount("size", *c) for c in fits), default=np.inf) + 1e-9
+
+
+def test_a_bound_is_what_fractions_give():
+    """Two parts that can each save 1 of latency for a loss of 1 or 3: half of the dearer one is 1.5."""
+    items = tuple(Item((axis,), frozenset(), np.array([2.0, 1.0])) for axis in "ab")
+    problem = Problem({"a": (0.0, 1.0), "b": (0.0, 3.0)}, {}, {"latency": items})
+    whole = problem.separated(("latency", "loss"))
+    assert lower_bounds(whole, {"latency": 2.5}, "loss") == pytest.approx([2.5], abs=0.05)
+    assert lower_bounds(whole, {"latency": 1.9}, "loss").tolist() == [np.inf]
+    assert lower_bounds(whole, {}, "loss").tolist() == [0.0]
 
 
 NO_FIXTURE = [HealthCheck.function_scoped_fixture]  # the way stays the same for all examples

@@ -14,6 +14,7 @@ from chipfit.own_strategy import named_strategy
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import parse
 from chipfit.search.curves import Curves, Rounded
+from chipfit.search.forms import Forms
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies import evopress, knapsack
@@ -44,7 +45,7 @@ def task(network, surveyed=True, drop=True, seed=0):
     graph = zoo.imported(network)
     survey = Survey(graph, examples(graph)) if surveyed else None
     curves = survey.measure() if survey else Curves({}, {})
-    landscape = Landscape(folded(graph), curves.offered(LANES), get_target("cortex-a76").cost_model)
+    landscape = Landscape(Forms(folded(graph)), curves.offered(LANES), get_target("cortex-a76").cost_model)
     return Task(graph, examples(graph), landscape, LANES, drop=drop, seed=seed, survey=survey)
 
 
