@@ -55,9 +55,9 @@ def verdict(record: Mapping[str, Any]) -> str:
 def chosen(record: Mapping[str, Any]) -> str:
     """What became of the model, in one sentence."""
     found = record["configuration"]
-    removed = f"{len(found['widths'])} widths are narrowed and {len(found['dropped'])} blocks dropped"
-    rounded = f", and {len(found['rounded'])} weights kept in few bits" if found.get("rounded") else ""
-    return f"Of the model {removed}{rounded}."
+    kinds = {"widths": "widths narrowed", "dropped": "blocks dropped", "rounded": "weights kept in few bits"}
+    counts = [f"{what}: {len(found[kind])}" for kind, what in kinds.items() if found[kind] is not None]
+    return f"Of the model: {', '.join(counts)}."
 
 
 def origin(record: Mapping[str, Any]) -> str:

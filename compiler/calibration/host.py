@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chipfit.calibration.kept import keep, recalled
+from chipfit.calibration.kept import DisturbedError, keep, recalled
 from chipfit.calibration.probes import PROBES, Probe
 from chipfit.calibration.subjects import Subject, fitted, subject
 from chipfit.calibration.undisturbed import PASSES, Pace, Stopwatch
@@ -34,10 +34,16 @@ LOOK = 5.0  # seconds in which to see how fast the machine can be
 
 
 def calibrated(target: Target, progress: Progress = silent) -> Target:
-    """A chip with its measured coefficients; the host is calibrated now if it never was, any other stays as it is."""
+    """A chip with its measured coefficients; the host is calibrated now if it never was, any other stays as it is.
+
+    Where the host is too busy for that it stays as it is too, and the next one who asks tries again.
+    """
     known = recalled(target)
     if target.is_host and known.status == "uncalibrated":
-        calibrate(target, progress, seconds=BRIEF_SECONDS)
+        try:
+            calibrate(target, progress, seconds=BRIEF_SECONDS)
+        except DisturbedError:
+            progress(f"too busy to calibrate {target.name}: its costs stay uncalibrated", 1.0)
         known = recalled(target)
     return known
 

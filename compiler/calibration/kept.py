@@ -19,6 +19,10 @@ from chipfit.targets.reading import read_folder, read_profile
 from chipfit.targets.registry import FOLDERS, Target
 
 
+class DisturbedError(UserError):
+    """The times that a calibration took are none that a chip has."""
+
+
 def recalled(target: Target) -> Target:
     """The chip with its measured coefficients if it has been calibrated before, else as it is."""
     if target.status == "calibrated" or not delta_path(target).is_file():
@@ -28,7 +32,7 @@ def recalled(target: Target) -> Target:
 
 
 def keep(target: Target, found: Calibration) -> None:
-    """Raises UserError for figures that no chip has: what `recalled` could not read is not kept."""
+    """Raises DisturbedError for figures that no chip has: what `recalled` could not read is not kept."""
     path = delta_path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -37,7 +41,7 @@ def keep(target: Target, found: Calibration) -> None:
         read_profile(partial, read_folder(FOLDERS)[0])
     except UserError as error:
         partial.unlink()
-        raise UserError(
+        raise DisturbedError(
             f"{target.name} can't be calibrated by these times, it was busy: run it again ({error})"
         ) from error
     os.replace(partial, path)

@@ -153,7 +153,7 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
         below = aim - (measured.ms - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
         goal = goal.at(max(below, aim / STEEPEST))  # one far measurement must not send it below zero
     if not fitting:
-        raise InfeasibleBudgetError(f"No configuration was measured within {budget} in {ATTEMPTS} attempts: loosen it.")
+        raise beyond(budget, baseline, "latency", min(one.measured_ms for one in attempts))
     return replace(min(fitting, key=lambda found: found.expected_loss), attempts=tuple(attempts))
 
 
@@ -199,7 +199,11 @@ def infeasible(
     if error.nearest is None:
         return InfeasibleBudgetError(f"No configuration meets {budget}, not even with one of its limits left out.")
     quantity, reachable = error.nearest
-    reachable *= scales.get(quantity, 1.0)
+    return beyond(budget, baseline, quantity, reachable * scales.get(quantity, 1.0))
+
+
+def beyond(budget: Budget, baseline: Mapping[str, float], quantity: str, reachable: float) -> InfeasibleBudgetError:
+    """The same where it is known how much of the quantity there has to be, in real figures."""
     limit = next(limit for limit in budget.limits if limit.quantity == quantity)
     share = reachable / baseline[quantity] if limit.relative else reachable
     nearest = Limit(quantity, share * MARGIN, limit.relative)

@@ -6,7 +6,7 @@ import pytest
 
 from chipfit import display
 from chipfit.calibration.host import UNDISTURBED, calibrate, calibrated
-from chipfit.calibration.kept import delta_path, recalled
+from chipfit.calibration.kept import DisturbedError, delta_path, recalled
 from chipfit.calibration.probe_nets import linears
 from chipfit.calibration.probes import PROBES, Probe
 from chipfit.calibration.subjects import attributed
@@ -32,6 +32,20 @@ def test_the_host_is_calibrated_once_and_remembered(monkeypatch: pytest.MonkeyPa
     assert known.profile.figures["launch_time"] == result.figures["launch_time"]
     assert [path.suffix for path in delta_path(host).parent.iterdir()] == [".toml"]
     assert known.profile.figures[UNDISTURBED].value in (0, 0.5, 1)
+
+
+def test_a_machine_too_busy_to_calibrate_stays_uncalibrated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A first compilation goes on: what it measures corrects the estimates."""
+
+    def disturbed(*_: object, **__: object) -> None:
+        raise DisturbedError("busy")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("chipfit.calibration.host.calibrate", disturbed)
+    told: list[str] = []
+    found = calibrated(get_target("host"), lambda what, fraction: told.append(what))
+    assert found.status == "uncalibrated"
+    assert told == ["too busy to calibrate host: its costs stay uncalibrated"]
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.2, True), (0.9, False)])

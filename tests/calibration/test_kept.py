@@ -2,8 +2,7 @@
 
 import pytest
 
-from chipfit.calibration.kept import delta_path, keep, recalled
-from chipfit.errors import UserError
+from chipfit.calibration.kept import DisturbedError, delta_path, keep, recalled
 from chipfit.targets.calibrate import Calibration
 from chipfit.targets.profile import Figure
 from chipfit.targets.registry import get_target
@@ -21,7 +20,7 @@ def test_figures_that_no_chip_has_are_not_kept(monkeypatch, tmp_path):
     """As where a neighbour was busy while a few probes were timed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     chip = get_target("cortex-a76")
-    with pytest.raises(UserError, match="cortex-a76 can't be calibrated by these times"):
+    with pytest.raises(DisturbedError, match="cortex-a76 can't be calibrated by these times"):
         keep(chip, found(1315.8))
     assert recalled(chip) is chip
     assert not list(delta_path(chip).parent.iterdir())

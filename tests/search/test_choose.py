@@ -112,6 +112,14 @@ def test_names_the_binding_constraint_and_the_nearest_feasible(budget, sentence)
     assert error.value.exit_code == 3
 
 
+def test_what_no_attempt_meets_is_told_by_the_best_of_them():
+    """A chip that takes as long whatever is removed."""
+    with pytest.raises(
+        InfeasibleBudgetError, match=r"latency=80% can't be met: the nearest feasible .* latency=83.32%"
+    ):
+        choose(knapsack(), parse_budget(["latency=80%"]), BASELINE, lambda _: Measured(16.5))
+
+
 def test_the_nearest_feasible_budget_is_feasible():
     nearest = "latency=25.63%"
     found = choose(knapsack(), parse_budget([nearest]), BASELINE, lambda c: Measured(len(c.widths["a"]) * 1.25))

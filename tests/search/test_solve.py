@@ -22,9 +22,12 @@ def choices(problem):
                 yield dict(zip(axes, picked, strict=True)), dropped
 
 
-@st.composite
-def problems(draw):
-    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+def problems():
+    return st.integers(0, 10_000).map(made_by)
+
+
+def made_by(seed):
+    rng = np.random.default_rng(seed)
     levels = {axis: (0.0, *np.sort(rng.random(2))) for axis in "abc"}
     drops = {block: float(rng.random() * 2) for block in ("first", "second", "both")}
     groups = [("a",), ("a", "b"), ("b", "c"), (), ("a", "b", "c")]
@@ -96,6 +99,24 @@ def test_equals_brute_force(problem, latency, size):
     assert least_losses[0] - 1e-3 <= problem.loss(found.levels, found.dropped) <= least_losses[1] + 1e-3
     for quantity, limit in limits.items():
         assert problem.amount(quantity, found.levels, found.dropped) <= limit * (1 + 1e-6)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    ("seed", "latency", "size"),
+    [
+        (2799, 0.7750844232445091, 0.3622287440280519),
+        (5671, 0.8130884024367855, 0.35718180792320153),
+        (6781, 0.9738496482882897, 0.7507183151271895),
+    ],
+)
+def test_what_a_presolve_lost(seed, latency, size):
+    """HiGHS 1.12 took losses of up to twice the least here, as optimal."""
+    problem, full = made_by(seed), dict.fromkeys("abc", 0)
+    shares = {"latency": latency, "size": size}
+    limits = {name: share * problem.amount(name, full, frozenset()) for name, share in shares.items()}
+    fits = [c for c in choices(problem) if all(problem.amount(name, *c) <= limits[name] for name in limits)]
+    assert solve(problem, limits).objective == pytest.approx(min(problem.loss(*c) for c in fits), rel=1e-3)
 
 
 @pytest.mark.usefixtures("way")
