@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 from chipfit.ir.graph import EntryPoint, Node, Value
+from chipfit.ir.memo import per_graph
 from chipfit.ir.spelling import Writer, cone, same
 
 GROUP = 32  # columns that share a scale; what llama.cpp's Q4_0 has
@@ -52,6 +53,19 @@ def spelled(numbers: Value, scales: Value, result: Value, module: str = "") -> S
 
 def stored_weight(entry: EntryPoint, node: Node) -> Stored | None:
     """The matrix in few bits that a linear layer reads, if it is its only reader."""
+    known = _known(entry)
+    if node.name not in known:
+        known[node.name] = _recognised(entry, node)
+    return known[node.name]
+
+
+@per_graph
+def _known(entry: EntryPoint) -> dict[str, Stored | None]:
+    """What was recognised before."""
+    return {}
+
+
+def _recognised(entry: EntryPoint, node: Node) -> Stored | None:
     producer = entry.producers.get(node.inputs[1].name) if node.kind == "linear" else None
     nodes = cone(entry, producer) if producer and producer.kind in _LAST else ()
     given = {value.name for value in entry.inputs}

@@ -58,8 +58,8 @@ class Program:
                 constraints=LinearConstraint(matrix, low, high),
                 integrality=np.array(self.integer),
                 bounds=Bounds(0.0, 1.0),
-                # Where fractions are among the columns HiGHS 1.12's presolve loses the optimum of one program in 2000 and
-                # says that none is better, as in its issues 3073 and 3094; without it those take no longer.
+                # Where fractions are among the columns HiGHS 1.12's presolve loses the optimum of one program in 2000
+                # and says that none is better, as in its issues 3073 and 3094; without it those take no longer.
                 options={"time_limit": SECONDS, "mip_rel_gap": GAP, "presolve": all(self.integer)},
             )
         if result.x is None:
