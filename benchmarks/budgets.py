@@ -22,9 +22,12 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench-budgets"
 PAGE = ROOT / "docs" / "benchmarks" / "budgets.md"
 MODELS = ("resnet20", "mobilenetv2", "efficientnet_lite0", "minilm", "smollm2")
-PASSES = "factorize,prune-axes,drop-blocks,compensate,quantize{activations=true}"  # the defaults but recovery
+PASSES = {  # the defaults but recovery, and those without precision as a choice
+    "int8": "factorize,prune-axes,drop-blocks,compensate,quantize{activations=true}",
+    "float32": "prune-axes,drop-blocks,compensate",
+}
 COUNT, SEED = 60, 5
-LATENCY = 0.30, 0.90  # of the uncompressed model's, drawn evenly
+LATENCY = 0.35, 0.90  # of the uncompressed model's, drawn evenly
 OTHERS = {"memory": (0.60, 0.95), "size": (0.40, 0.95)}
 COMBINED = 0.4  # of the pairs have a limit on one of these too
 NOISE = 1.02  # of its budget a latency may take
@@ -33,26 +36,28 @@ NEAREST = re.compile(r"the nearest feasible budget is (\w+=[-+.\w]+%?)\.$")
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and the limits that it is to meet, as `latency=50.0%`."""
+    """A model, the limits that it is to meet, as `latency=50.0%`, and the fewest bits that its weights may have."""
 
     index: int
     model: str
     limits: tuple[str, ...]
+    precision: str
 
     @property
     def key(self) -> str:
-        return f"{self.index:02d}-{self.model}-{'-'.join(self.limits).replace('%', '').replace('=', '')}"
+        found = f"{self.index:02d}-{self.model}-{'-'.join(self.limits).replace('%', '').replace('=', '')}"
+        return found if self.precision == "float32" else f"{found}-{self.precision}"
 
 
-def pairs(count: int) -> list[Pair]:
-    """The same ones each time, and the first of more: the models in turn."""
+def pairs(count: int, precision: str) -> list[Pair]:
+    """The same ones each time and at each precision, and the first of more: the models in turn."""
     chance, found = random.Random(SEED), list[Pair]()
     for index in range(count):
         limits = [drawn("latency", LATENCY, chance)]
         if chance.random() < COMBINED:
             quantity = chance.choice(sorted(OTHERS))
             limits.append(drawn(quantity, OTHERS[quantity], chance))
-        found.append(Pair(index, MODELS[index % len(MODELS)], tuple(limits)))
+        found.append(Pair(index, MODELS[index % len(MODELS)], tuple(limits), precision))
     return found
 
 
@@ -63,11 +68,11 @@ def drawn(quantity: str, ends: tuple[float, float], chance: random.Random) -> st
 def made(pair: Pair) -> Record:
     """Compiles, to the nearest feasible budget if the one that was drawn is none, and measures what came out."""
     folder, log = FOLDER / pair.model, FOLDER / "logs" / f"{pair.key}.log"
-    ran = compiled(pair.model, pair.limits, log)
+    ran = compiled(pair, pair.limits, log)
     limits, attempts = pair.limits, [{"limits": pair.limits, **ran.record()}]
     nearest = loosened(pair.limits, ran.sentence)
     if nearest:
-        ran, limits = compiled(pair.model, nearest, log.with_suffix(".nearest.log")), nearest
+        ran, limits = compiled(pair, nearest, log.with_suffix(".nearest.log")), nearest
         attempts.append({"limits": nearest, **ran.record()})
     record = {**asdict(pair), "attempts": attempts, "exit_code": ran.exit_code}
     trim(FOLDER / f"{pair.model}.work")
@@ -79,9 +84,10 @@ def made(pair: Pair) -> Record:
     return {**record, "used": used(limits, ran.found, timed.found), "certificate": timed.found["certificate"]}
 
 
-def compiled(model: str, limits: Sequence[str], log: Path) -> Ran:
+def compiled(pair: Pair, limits: Sequence[str], log: Path) -> Ran:
     budgets = [word for limit in limits for word in ("--budget", limit)]
-    return chipfit(["compile", model, *budgets, "--passes", PASSES, "--out", str(FOLDER / model)], log)
+    words = ["compile", pair.model, *budgets, "--passes", PASSES[pair.precision], "--out", str(FOLDER / pair.model)]
+    return chipfit(words, log)
 
 
 def loosened(limits: Sequence[str], sentence: str) -> tuple[str, ...] | None:
@@ -111,26 +117,31 @@ def under(record: Record) -> float:
 
 
 def page(records: Sequence[Record], count: int) -> str:
-    answers = [one for one in records if is_answer(one)]
-    met = [one for one in answers if "used" in one]
+    """`count` pairs are wanted at each precision."""
     text = f"""# Budgets, measured afterwards
 
-`make bench-budgets`: {conditions(answers)}
-
 Random pairs of a model and a budget: latency drawn evenly from {LATENCY[0]:.0%} to {LATENCY[1]:.0%} of the uncompressed
-model's, in {COMBINED:.0%} of the cases with a limit on memory or size besides. Each is compiled by `chipfit compile
---passes {PASSES}`, without training, and then timed by `chipfit bench --uncompressed` in a fresh process: the
-artifact's library beside the uncompressed model's in one interleaved run, compiled anew. A latency is a violation above
-{NOISE:.2f} of its limit, which is for the noise of two measurements; memory and size, which are counted, above 1.00. A
-budget that nothing meets is replaced by the nearest feasible one that `compile` names.
+model's, in {COMBINED:.0%} of the cases with a limit on memory or size besides. Each is compiled by `chipfit compile`,
+without training, and then timed by `chipfit bench --uncompressed` in a fresh process: the artifact's library beside the
+uncompressed model's in one interleaved run, compiled anew. A latency is a violation above {NOISE:.2f} of its limit,
+which is for the noise of two measurements; memory and size, which are counted, above 1.00. A budget that nothing meets
+is replaced by the nearest feasible one that `compile` names. Seconds by model are a compilation's, in the median."""
+    parts = [
+        section(precision, [one for one in records if one["precision"] == precision], count) for precision in PASSES
+    ]
+    return "\n\n".join([text, *parts]) + "\n"
 
-{verdicts(met, answers)}"""
-    parts = [text, *([by_model(met), every(met)] if met else [])]
+
+def section(precision: str, records: Sequence[Record], count: int) -> str:
+    answers = [one for one in records if is_answer(one)]
+    met = [one for one in answers if "used" in one]
+    parts = [f"## {precision}: `--passes {PASSES[precision]}`", f"`make bench-budgets`: {conditions(answers)}"]
+    parts += [verdicts(met, answers), *([by_model(met), every(met)] if met else [])]
     left = [one for one in answers if "used" not in one]
     parts += [f"- {one['key']}: {one['attempts'][-1]['sentence']}" for one in left]
     if len(answers) < count:
         parts.append(f"{count - len(answers)} of {count} pairs are missing; `make bench-budgets` makes them.")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def verdicts(met: Sequence[Record], answers: Sequence[Record]) -> str:
@@ -161,7 +172,7 @@ def by_model(met: Sequence[Record]) -> str:
         seconds = median(one["attempts"][-1]["seconds"] for one in of)
         violations = str(sum(map(is_violated, of)))
         rows.append((model, str(len(of)), violations, *(f"{figure:.1%}" for figure in figures), f"{seconds:.0f}"))
-    return "## By model\n\nSeconds are a compilation's, in the median.\n\n" + table(columns, rows)
+    return table(columns, rows)
 
 
 def every(met: Sequence[Record]) -> str:
@@ -177,7 +188,7 @@ def every(met: Sequence[Record]) -> str:
         rows.append(
             (f"{one['index']} {one['model']}", budgets, f"{now:.1%}", f"{recorded:.1%}", shares + mark, codes, seconds)
         )
-    return "## Every pair\n\n" + table(columns, rows)
+    return table(columns, rows)
 
 
 def main() -> None:
@@ -185,10 +196,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=COUNT, help="pairs, of which the models take turns")
     parser.add_argument("--models", nargs="*", default=MODELS, help="only these models' pairs; none: only the page")
     options = parser.parse_args()
-    cells, wanted = Cells(PAGE.with_suffix(".jsonl")), pairs(options.count)
+    cells = Cells(PAGE.with_suffix(".jsonl"))
+    wanted = [pair for precision in PASSES for pair in pairs(options.count, precision)]
     cells.fill([pair for pair in wanted if pair.model in options.models], made)
     keys = {pair.key for pair in wanted}
-    text = page([one for one in cells.found() if one["key"] in keys], len(wanted))
+    text = page([one for one in cells.found() if one["key"] in keys], options.count)
     PAGE.write_text(text, encoding="utf-8")
     print(text)
 

@@ -1,5 +1,6 @@
 """Random budgets: drawn the same each time, and the page follows from the cells alone."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import budgets
@@ -11,25 +12,26 @@ from chipfit.search.budget import parse_budget
 
 
 def record(latency: float, **more: float) -> dict[str, object]:
-    pair = Pair(0, "resnet20", ("latency=50%", *(f"{name}=80%" for name in more)))
+    pair = Pair(0, "resnet20", ("latency=50%", *(f"{name}=80%" for name in more)), "int8")
     attempt = {"limits": pair.limits, "exit_code": 0, "seconds": 40.0, "sentence": ""}
     state = {"began": "2026-11-22 10:00:00+00:00", "load": 1.0, "machine": "toy", "commit": "abc"}
     shares = {"latency": latency, **more}
     certificate = {"latency_ratio": latency / 2, "recorded_latency_ratio": 0.49}
-    names = {"index": pair.index, "model": pair.model, "limits": pair.limits, "key": pair.key}
+    names = {**asdict(pair), "key": pair.key}
     made = {"attempts": [attempt], "exit_code": 0, "used": shares, "certificate": certificate}
     return {**names, **state, **made}
 
 
 def test_pairs_are_the_same_each_time_and_within_their_ends() -> None:
-    drawn = pairs(60)
-    assert drawn == pairs(60)
-    assert drawn[:10] == pairs(10)
-    assert len({pair.key for pair in drawn}) == 60
+    drawn = pairs(60, "int8")
+    assert drawn == pairs(60, "int8")
+    assert drawn[:10] == pairs(10, "int8")
+    assert [pair.limits for pair in drawn] == [pair.limits for pair in pairs(60, "float32")]
+    assert len({pair.key for precision in budgets.PASSES for pair in pairs(60, precision)}) == 120
     assert [sum(pair.model == model for pair in drawn) for model in budgets.MODELS] == [12] * 5
     for pair in drawn:
         limits = {limit.quantity: limit.value for limit in parse_budget(pair.limits).limits}
-        assert 0.30 <= limits["latency"] <= 0.9
+        assert 0.35 <= limits["latency"] <= 0.9
         assert set(limits) <= {"latency", "memory", "size"}
     assert {len(pair.limits) for pair in drawn} == {1, 2}
 
@@ -93,7 +95,7 @@ def test_the_page_of_nothing() -> None:
 
 def test_the_command_takes_the_nearest_budget_and_measures_what_came_out(tmp_path, monkeypatch, capsys) -> None:
     """The first pair can't be met as drawn."""
-    first, second = pairs(2)
+    first, second, *_ = pairs(2, "int8")
     asked = []
 
     def chipfit(words: list[str], log: Path) -> Ran:
@@ -105,6 +107,7 @@ def test_the_command_takes_the_nearest_budget_and_measures_what_came_out(tmp_pat
         return Ran(0, 40.0, "", {"certificate": {"limits": {"latency": {"used": 0.98}}}})
 
     monkeypatch.setattr(budgets, "chipfit", chipfit)
+    monkeypatch.setattr(budgets, "PASSES", {"int8": "prune-axes"})
     monkeypatch.setattr(budgets, "FOLDER", tmp_path / "build")
     monkeypatch.setattr(budgets, "PAGE", tmp_path / "budgets.md")
     for _ in range(2):
