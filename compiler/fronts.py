@@ -110,10 +110,11 @@ def front(landscape: Landscape) -> Front:
 
 
 def point(landscape: Landscape, solution: Solution) -> Point:
-    """What is left of dropped blocks may fuse otherwise, which only the cost of the whole tells; else the tables do."""
+    """What the tables tell, but where only the cost of the whole does: what is left of dropped blocks may fuse
+    otherwise, and fewer weights fit into a cache better."""
     problem, configuration = landscape.problem, landscape.configuration(solution)
     latency, size = (problem.amount(name, solution.levels, solution.dropped) for name in ("latency", "size"))
-    if solution.dropped:
+    if solution.dropped or landscape.cost_model.model.cold:
         cost = landscape.cost(configuration)
         latency, size = cost.latency_ms, cost.weight_bytes
     return Point(latency, problem.loss(solution.levels, solution.dropped), round(size), configuration)
