@@ -15,8 +15,8 @@ SIZE, TRIES = 512, 8  # of square matrices, and products of them of which the fa
 def fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32.
 
-    That it has instructions for it doesn't say so: a Xeon whose matrix unit is switched off takes 1.8 times as long with
-    those of AVX-512. So it is timed, once, where there are any.
+    That it has instructions for it doesn't say so: a Xeon whose matrix unit is switched off takes 1.8 times as long
+    with those of AVX-512. So it is timed, once, where there are any.
     """
     able = torch.cpu.get_capabilities()
     if not any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, takewhile
 
@@ -38,8 +39,9 @@ def stream(flow: Flow, reached: nx.DiGraph, root: str) -> list[Value]:
 def segments(flow: Flow, reached: nx.DiGraph, cuts: Sequence[Value]) -> Iterator[list[Node]]:
     """The nodes behind each cut up to and with the next. Cuts dominate what follows, so the order tells them apart."""
     nodes = [node for node in flow.entry.nodes if node.name in reached]
-    for start, end in pairwise(flow.order[flow.vertex(cut)] for cut in cuts):
-        yield [node for node in nodes if start < flow.order[node.name] <= end]
+    order = [flow.order[node.name] for node in nodes]
+    for start, end in pairwise(bisect_right(order, flow.order[flow.vertex(cut)]) for cut in cuts):
+        yield nodes[start:end]
 
 
 def signature(nodes: Iterable[Node]) -> tuple[tuple[str, ...], ...]:
