@@ -5,6 +5,7 @@ import torch
 
 from chipfit.passes import precision
 
+
 @pytest.mark.parametrize(
     ("able", "seconds", "used"),
     [
