@@ -139,7 +139,7 @@ def test_report_prints_costs_quality_and_the_verdict(artifact: Path, capsys) -> 
         "latency=50%",
         *costs,
         *quality,
-        "2 weights kept",
+        "weights kept in few bits: 2",
         "Made for A chip (2 threads) on 2026-11-22",
         "The budget is met",
     ):
