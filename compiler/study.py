@@ -17,7 +17,7 @@ from chipfit.ir import store
 from chipfit.ir.configuration import Configuration
 from chipfit.ir.graph import Graph
 from chipfit.passes.base import Inputs, Progress, Rounding
-from chipfit.passes.factorize import factorized
+from chipfit.passes.factorize import factorized, factorized_shapes
 from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline
 from chipfit.search.curves import Curves
@@ -76,9 +76,17 @@ class Study:
         return store.load(self.stages.run("factorize", self.origin, make).folder)
 
     @cached_property
+    def _shapes(self) -> Graph:
+        """The same without weights, which takes no time."""
+        return factorized_shapes(self.teacher) if self.uses("factorize") else self.teacher.weightless
+
+    @cached_property
     def survey(self) -> Survey:
+        return self._survey_of(self.factored)
+
+    def _survey_of(self, graph: Graph) -> Survey:
         plain = self.teacher if self.uses("factorize") else None
-        return Survey(self.factored, self.examples, **self._may, rounding=self.rounding, plain=plain)
+        return Survey(graph, self.examples, **self._may, rounding=self.rounding, plain=plain)
 
     @property
     def _may(self) -> dict[str, bool]:
@@ -102,7 +110,7 @@ class Study:
 
     def outline(self, target: Target) -> Landscape:
         """The same choice with nothing measured: what can be reached at all, whatever it costs in quality."""
-        return self._over(self.survey.unmeasured, target)
+        return self._over(self._survey_of(self._shapes).unmeasured, target)
 
     def _over(self, curves: Curves, target: Target) -> Landscape:
         sensitivity = curves.offered(target.granularity)
@@ -126,7 +134,7 @@ class Study:
     @cached_property
     def _forms(self) -> Forms:
         """Of the model as kernels are planned for it."""
-        return Forms(folded(self.factored), folded(self.teacher), self.rounding)
+        return Forms(folded(self._shapes), folded(self.teacher.weightless), self.rounding)
 
     def rounded(self, graph: Graph, configuration: Configuration) -> Graph:
         """A graph with weights in few bits as a configuration says, to be timed: values have no ranges."""

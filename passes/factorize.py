@@ -57,7 +57,7 @@ def factorized(graph: Graph, calibration: Sequence[Inputs], ranks: Container[str
     found = [layer for layer in tall_layers(graph) if ranks is None or rank_axis(layer.node) in ranks]
     if not found:
         return graph
-    before, answers = reads(graph), Statistics(graph, calibration[:ANSWERS])
+    answers, halves = Statistics(graph, calibration[:ANSWERS]), dict[Node, Mapping[str, Tensor]]()
     grams = Statistics(graph, calibration[:EXAMPLES]).grams(layer.node.name for layer in found)
     for layer in found:
         weight = graph.state[layer.weight].detach()
@@ -65,8 +65,21 @@ def factorized(graph: Graph, calibration: Sequence[Inputs], ranks: Container[str
         gives_logits = layer.node.name == graph.forward.outputs[0].name
         metric = answers.logit_metric if gives_logits else weight.double().mT @ weight.double()
         down, up = factors(weight, grams[layer.node.name][0, :width, :width], metric)
-        graph = _split(graph, layer.node, {down_weight(layer.node): down, _up(layer.node): up})
-    return without_dead_parameters(graph, before)
+        halves[layer.node] = {down_weight(layer.node): down, _up(layer.node): up}
+    return _split(graph, halves)
+
+
+def factorized_shapes(graph: Graph) -> Graph:
+    """What `factorized` gives, without weights: made in a moment."""
+    graph, halves = graph.weightless, dict[Node, Mapping[str, Tensor]]()
+    for layer in tall_layers(graph):
+        weight = graph.state[layer.weight]
+        width = weight.shape[1]
+        halves[layer.node] = {
+            down_weight(layer.node): weight.new_empty(width, width),
+            _up(layer.node): weight.new_empty(weight.shape),
+        }
+    return _split(graph, halves)
 
 
 def tall_layers(graph: Graph) -> list[Layer]:
@@ -90,12 +103,7 @@ def is_factor(weight: str) -> bool:
 def with_factors(plain: Graph, factored: Graph, ranks: Container[str]) -> Graph:
     """`plain` with those layers split, as they are in `factored`, whose rank axis is in `ranks`."""
     chosen = [layer.node for layer in tall_layers(plain) if rank_axis(layer.node) in ranks]
-    if not chosen:
-        return plain
-    before = reads(plain)
-    for node in chosen:
-        plain = _split(plain, node, {name: factored.state[name] for name in (down_weight(node), _up(node))})
-    return without_dead_parameters(plain, before)
+    return _split(plain, {node: {n: factored.state[n] for n in (down_weight(node), _up(node))} for node in chosen})
 
 
 def split_weights(plain: Graph) -> list[frozenset[str]]:
@@ -130,8 +138,15 @@ def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return vectors * roots @ vectors.mT, vectors / roots @ vectors.mT
 
 
-def _split(graph: Graph, node: Node, tensors: Mapping[str, Tensor]) -> Graph:
-    """With the node taken apart into two linear layers with these weights."""
+def _split(graph: Graph, halves: Mapping[Node, Mapping[str, Tensor]]) -> Graph:
+    """With each of these layers taken apart into two with the given weights, the first's and the second's, by name."""
+    before = reads(graph)
+    for node, tensors in halves.items():
+        graph = _taken_apart(graph, node, tensors)
+    return without_dead_parameters(graph, before) if halves else graph
+
+
+def _taken_apart(graph: Graph, node: Node, tensors: Mapping[str, Tensor]) -> Graph:
     down, up = (Value(name, TensorType.of(tensor)) for name, tensor in tensors.items())
     source = arguments(node)["input"]
     assert isinstance(source, Value)

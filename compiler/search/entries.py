@@ -12,7 +12,8 @@ from chipfit.passes.factorize import belongs, down_weight
 from chipfit.passes.layers import Layer
 from chipfit.search.curves import Sensitivity
 from chipfit.search.forms import NOTHING, Forms, Names
-from chipfit.search.tables import Widths, vanishing
+from chipfit.search.tables import Widths
+from chipfit.search.vanishing import vanishing
 from chipfit.targets.cost import core, full_plan
 
 Axes = tuple[str, ...]

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chipfit.ir.apply import can_rebatch, drop
-from chipfit.ir.configuration import Configuration
-from chipfit.ir.fusion import kernels
+from chipfit.ir.apply import can_rebatch
 from chipfit.ir.graph import Graph, TensorType, Value, map_values
 from chipfit.ir.kernel import Kernel
 from chipfit.ir.memo import per_graph
-from chipfit.ir.shapes import replacements, some_shapes, what_if
+from chipfit.ir.shapes import some_shapes
 from chipfit.ir.work import Work, at, work
 from chipfit.search.curves import Level
 from chipfit.targets.cost import core, full_plan
@@ -85,23 +83,6 @@ def parameter_bytes(graph: Graph, entry: str, widths: Widths) -> float:
     shapes = some_shapes(graph, [entry], widths)
     parameter = graph.parameters.get(entry)
     return float(math.prod(shapes[entry]) * parameter.value.type.dtype.itemsize) if parameter and shapes else 0.0
-
-
-def vanishing(graph: Graph, block: str) -> frozenset[str]:
-    """The kernels, by core, and parameters that are gone when a block is dropped; what is left may fuse otherwise."""
-    known = _vanishing(graph)
-    if block not in known:
-        dropped = Configuration({}, frozenset({block}))
-        rest = drop(graph, replacements(graph, dropped)).forward
-        cores = {core(kernel) for kernel, _ in full_plan(graph)} - {core(kernel) for kernel in kernels(rest)}
-        whole, left = (what_if(graph, configuration) for configuration in (Configuration(), dropped))
-        known[block] = frozenset(cores | {name for name in graph.parameters if name in whole and name not in left})
-    return known[block]
-
-
-@per_graph
-def _vanishing(graph: Graph) -> dict[str, frozenset[str]]:
-    return {}
 
 
 @per_graph
