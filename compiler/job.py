@@ -27,6 +27,7 @@ from chipfit.targets.registry import Target
 from chipfit.tune import AS_RANKED, Tuning
 from chipfit.workbench import Pair, Workbench
 
+QUICK = 2**28  # bytes of weights: up to so many a model is compiled and timed in seconds
 RECOVERY = "distill"  # the pass without which quality is judged too
 
 
@@ -115,7 +116,8 @@ class Job:
 
         def make(folder: Path) -> None:
             outline, predicted = self.study.outline(self.target), self.predicted_baseline
-            ensure_reachable(outline, self.budget, predicted, self.target.is_host)
+            quick = self.target.is_host and predicted["size"] <= QUICK
+            ensure_reachable(outline, self.budget, predicted, self.target.is_host, self.glanced_ms if quick else None)
             write_json(folder / "result.json", True)
 
         passes = [one.name for one in self.study.pipeline.passes]
@@ -134,10 +136,18 @@ class Job:
         came out too fast by chance would be taken, trained, and found to be too slow.
         """
         most = self.allowed_ms / self.baseline_ms / self.excess
-        whole = with_factors(self.teacher, self.study.factored, configuration.widths)
-        made = self.study.rounded(apply(whole, configuration), configuration)
-        pair = self.workbench.compared(made, (most * (1 - SLACK), most))
+        pair = self.workbench.compared(self.candidate(configuration), (most * (1 - SLACK), most))
         return Measured(pair.ratio * self.excess * self.baseline_ms, pair.error)
+
+    def glanced_ms(self, configuration: Configuration) -> tuple[float, float]:
+        """Of the uncompressed model, and at most of this one beside it."""
+        pair = self.workbench.glanced(self.candidate(configuration))
+        return pair.baseline_ms, pair.at_most * pair.baseline_ms
+
+    def candidate(self, configuration: Configuration) -> Graph:
+        """The teacher sliced and rounded, and no more."""
+        whole = with_factors(self.teacher, self.study.factored, configuration.widths)
+        return self.study.rounded(apply(whole, configuration), configuration)
 
     @property
     def allowed_ms(self) -> float:

@@ -39,6 +39,7 @@ from chipfit.tune import AS_RANKED, Tuning
 SECONDS = 5.0  # for one interleaved comparison of two libraries
 COMPARISONS = 4  # of the same code, for a ratio to rely on
 ENOUGH = 2 * COMPARISONS  # where the machine is never calm
+GLANCES = 2  # of the same code, where it must take just seconds: ResNet-20's least moves by 6% between them
 # By how much the ratio of the same code moves between comparisons, relative, which errors inside one don't show: two of
 # MiniLM's, minutes apart, differed by 1.9% in the quadratic mean of eight pairs, of which 0.6% were as told.
 DRIFT = 0.013
@@ -56,6 +57,11 @@ class Pair:
     result_ms: float
     ratio: float
     error: float
+
+    @property
+    def at_most(self) -> float:
+        """The ratio, by its error."""
+        return self.ratio * (1 + SURE * self.error)
 
 
 def pooled(pairs: Sequence[Pair]) -> Pair:
@@ -147,18 +153,14 @@ class Workbench:
         code share their comparisons: weights change no time. After ENOUGH those count that are as calm as any: where it
         was waited for a calm machine in vain it is waited less the next time.
         """
-        teacher = self.study.teacher
-        libraries = {"baseline": (self.library(teacher), teacher), "result": (self.library(graph), graph)}
+        libraries = self._beside(graph)
         codes = {name: sha256(library.folder / "library" / LIBRARY) for name, (library, _) in libraries.items()}
-        alone, pairs = self.alone_ms(teacher), list[Pair]()
+        alone, pairs = self.alone_ms(self.study.teacher), list[Pair]()
 
         def make(folder: Path) -> None:
             self.study.progress("measuring beside the uncompressed model", 0.0)
-            times = self._timed(libraries, CALM * alone, PATIENCE / (1 + len(pairs) - len(calmest(pairs, alone))))
-            undisturbed = calm(times, "baseline")
-            medians = undisturbed["baseline"].median_ms, undisturbed["result"].median_ms
-            pair = Pair(*medians, *ratio_when_calm(times, "result", "baseline"))
-            write_json(folder / "result.json", asdict(pair))
+            patience = PATIENCE / (1 + len(pairs) - len(calmest(pairs, alone)))
+            write_json(folder / "result.json", asdict(self._pair(libraries, CALM * alone, patience)))
 
         while len(pairs) < ENOUGH:
             pairs.append(Pair(**self.stages.run("compare", {**codes, "index": len(pairs)}, make).json()))
@@ -166,6 +168,18 @@ class Workbench:
             if len(counted) >= COMPARISONS or is_known(counted, limits):
                 return pooled(counted)
         return pooled(calmest(pairs))
+
+    def glanced(self, graph: Graph) -> Pair:
+        """The slower of GLANCES comparisons, be the machine calm or not: good to a few percent, in seconds."""
+        libraries = self._beside(graph)
+
+        def make(folder: Path) -> None:
+            self.study.progress("measuring beside the uncompressed model", 0.0)
+            pairs = [self._pair(libraries, math.inf, 0.0) for _ in range(GLANCES)]
+            write_json(folder / "result.json", asdict(pooled([max(pairs, key=lambda one: one.ratio)])))
+
+        keys = {name: library.key for name, (library, _) in libraries.items()}
+        return Pair(**self.stages.run("glance", keys, make).json())
 
     def peak_bytes(self, graph: Graph) -> int:
         """What a call of the graph's library holds: weights as they are packed, inputs, outputs and the arena."""
@@ -183,6 +197,18 @@ class Workbench:
             write_json(folder / "result.json", measured_mj(counter, self._caller(library, graph)))
 
         return float(self.stages.run("energy", {"library": library.key}, make).json())
+
+    def _beside(self, graph: Graph) -> dict[str, tuple[Done, Graph]]:
+        """The libraries of the uncompressed model and of the graph."""
+        teacher = self.study.teacher
+        return {"baseline": (self.library(teacher), teacher), "result": (self.library(graph), graph)}
+
+    def _pair(self, libraries: Mapping[str, tuple[Done, Graph]], baseline_ms: float, patience: float) -> Pair:
+        """One comparison of `_beside`; the rest as for `_timed`."""
+        times = self._timed(libraries, baseline_ms, patience)
+        undisturbed = calm(times, "baseline")
+        medians = undisturbed["baseline"].median_ms, undisturbed["result"].median_ms
+        return Pair(*medians, *ratio_when_calm(times, "result", "baseline"))
 
     def _timed(
         self, libraries: Mapping[str, tuple[Done, Graph]], baseline_ms: float, patience: float

@@ -64,6 +64,14 @@ def test_what_is_far_from_the_limit_is_timed_once(tmp_path):
     assert found.study.taken == ["half"]
 
 
+def test_a_glance_takes_the_slower_of_two_and_waits_for_nothing(tmp_path):
+    found = bench(tmp_path, 0.45, 0.4)
+    glanced = found.glanced("half")
+    assert glanced == found.glanced("half") == Pair(10.0, 4.5, 0.45, DRIFT)
+    assert glanced.at_most == pytest.approx(0.45 * (1 + 2 * DRIFT))
+    assert found.study.patience == [0.0, 0.0]
+
+
 def test_what_is_near_the_limit_is_timed_again(tmp_path):
     """At 0.49 the first may be above the limit, the first two together are not."""
     found = bench(tmp_path, 0.49, 0.47, 0.47)

@@ -124,17 +124,28 @@ def softmax_between_products(flow: Flow, nodes: Sequence[Node]) -> bool:
     return False
 
 
-def named(flow: Flow, spans: Iterable[Span]) -> dict[str, Block]:
-    """Each block under the path that the modules of its weights share, made unique by its kind and then a count."""
+def named(flow: Flow, spans: Sequence[Span]) -> dict[str, Block]:
+    """Each block under the path that the modules of its weights share, made unique by its kind and then a count.
+
+    A branch bears its kind too where its path holds another branch, whether or not the two make a layer: the name is
+    the same in a graph whose layers differ, as those do of which other weights are rounded.
+    """
+    paths = [path_of(flow, span) for span in spans]
     blocks: dict[str, Block] = {}
-    for span in spans:
-        path = common_module(node.module for node in span.nodes if has_matrix(flow, node)) or span.exit.name
-        names = [path, f"{path}.{span.kind}", *(f"{path}.{span.kind}.{i}" for i in range(2, len(blocks) + 3))]
+    for place, (span, path) in enumerate(zip(spans, paths, strict=True)):
+        holds = any(other == path or other.startswith(f"{path}.") for other in (*paths[:place], *paths[place + 1 :]))
+        names = [f"{path}.{span.kind}", *(f"{path}.{span.kind}.{i}" for i in range(2, len(blocks) + 3))]
+        names = names if holds and span.kind != "layer" else [path, *names]
         name = next(name for name in names if name not in blocks)
         nodes = frozenset(node.name for node in span.nodes)
         unused = flow.unused_parameters(nodes)
         blocks[name] = Block(name, span.kind, span.skip.name, span.exit.name, nodes, unused)
     return blocks
+
+
+def path_of(flow: Flow, span: Span) -> str:
+    """The path that the modules of its weights share, else its exit's name."""
+    return common_module(node.module for node in span.nodes if has_matrix(flow, node)) or span.exit.name
 
 
 def has_matrix(flow: Flow, node: Node) -> bool:

@@ -66,9 +66,15 @@ class Flow:
         return {reader.name for value in node.outputs for reader in self.entry.consumers.get(value.name, ())}
 
     def weights(self, node: Node) -> list[Value]:
-        """The trained parameters that a node reads."""
-        held = [(value, self.graph.parameters.get(value.name)) for value in node.inputs]
-        return [value for value, parameter in held if parameter and parameter.role == "parameter"]
+        """The trained parameters that a node reads, as they are or through what is computed of parameters alone."""
+        found = []
+        for value in node.inputs:
+            parameter, source = self.graph.parameters.get(value.name), self.entry.producers.get(value.name)
+            if parameter and parameter.role == "parameter":
+                found.append(value)
+            elif source and source.name not in self.edges:
+                found += self.weights(source)
+        return found
 
     def unused_parameters(self, nodes: Collection[str]) -> int:
         """Elements of the trained parameters that only `nodes` read."""

@@ -37,6 +37,7 @@ class Measured:
 
 
 Measure = Callable[[Configuration], Measured]
+Glance = Callable[[Configuration], tuple[float, float]]  # ms of the baseline, and at most of that beside it
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Goal:
 
     def least(self, error: UnreachableError, attempts: Sequence[Attempt]) -> float | None:
         """The latency to aim at where this one was too low: the least that there is, unless that was measured."""
-        if not attempts or error.nearest is None or error.nearest[0] != "latency":
+        if error.nearest is None or error.nearest[0] != "latency":
             return None
         reachable = error.nearest[1] * NEXT
         return reachable if all(one.aimed_ms > reachable for one in attempts) else None
@@ -134,7 +135,7 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
         except UnreachableError as error:
             if fitting:
                 break
-            least = goal.least(error, attempts)
+            least = goal.least(error, attempts) if measure else None
             if least is None:
                 raise infeasible(error, budget, baseline, goal.known(attempts).scales) from None
             goal = goal.at(least)
@@ -166,23 +167,39 @@ def safety(budget: Budget, cost: Cost) -> float:
 
 
 def ensure_reachable(
-    landscape: Landscape, budget: Budget, predicted: Mapping[str, float], will_measure: bool = True
+    landscape: Landscape,
+    budget: Budget,
+    predicted: Mapping[str, float],
+    will_measure: bool = True,
+    glance: Glance | None = None,
 ) -> None:
     """Raises InfeasibleBudgetError if nothing of the landscape meets the budget, whatever it loses.
 
     `predicted` is the baseline as the cost model has it. Milliseconds, unlike shares of the baseline, are predicted
     wrongly: where they will be measured a limit in them must be missed by the upper bound, and the nearest feasible
-    latency is told by it too; where they won't, the upper bound is what must be within the limit.
+    latency is told by it too; where they won't, the upper bound is what must be within the limit. With `glance` it is
+    asked what the fastest takes: of next to nothing the model's bounds were seen not to hold, on either side.
     """
-    cost = landscape.cost(UNCHANGED)
+    cost, drops = landscape.cost(UNCHANGED), landscape.problem.drops
     most = cost.upper_ms / cost.latency_ms if will_measure else 1.0
     goal = Goal.of(budget, predicted, cost, 1.0 if will_measure else safety(budget, cost))
     aim = goal.at(goal.limits["latency"] * most) if budget.in_milliseconds else goal
     try:
-        solve_within(landscape, aim.limits, landscape.problem.drops)
+        solve_within(landscape, aim.limits, drops)
     except UnreachableError as error:
+        if glance and error.nearest and error.nearest[0] == "latency":
+            fastest = solve_within(landscape, {**aim.limits, "latency": error.nearest[1] * NEXT}, drops)
+            ensure_within(budget, predicted, *glance(landscape.configuration(fastest)))
+            return
         scales = {**goal.scales, "latency": most * goal.scales["latency"]}
         raise infeasible(error, budget, predicted, scales) from None
+
+
+def ensure_within(budget: Budget, predicted: Mapping[str, float], baseline_ms: float, least_ms: float) -> None:
+    """Raises InfeasibleBudgetError if not even the fastest is within a budget on latency, as measured."""
+    baseline, aimed = {**predicted, "latency": baseline_ms}, least_ms / AIM
+    if aimed > budget.absolute(baseline)["latency"]:
+        raise beyond(budget, baseline, "latency", aimed)
 
 
 def attempt(strategy: Strategy, limits: Mapping[str, float]) -> Choice:

@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 
 import pytest
@@ -8,11 +9,13 @@ from torch import nn
 
 from chipfit.examples import resnet20
 from chipfit.frontend.importer import import_model
-from chipfit.ir.blocks import Block, find_blocks
+from chipfit.ir.blocks import Block, find_blocks, smallest_blocks
 from chipfit.ir.emit import run
 from chipfit.ir.graph import Graph
 from chipfit.ir.layers import longest_run
 from chipfit.ir.text import canonical_text, from_text, to_text
+from chipfit.passes.layers import layers
+from chipfit.passes.quantize import Quantize
 
 EXPECTED = {
     "llama": {"layer": 3, "attention": 3, "mlp": 3},
@@ -111,6 +114,20 @@ def test_nodes_and_parameters_are_what_dies(name):
         assert block.nodes == {node.name for node in entry.nodes if not alive & {v.name for v in node.outputs}}
         dead = [name for name, held in graph.parameters.items() if held.role == "parameter" and name not in alive]
         assert block.parameters == sum(graph.state[name].numel() for name in dead)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "packed-split", "efficientnet", "resnext"])
+def test_branches_keep_their_names_and_kinds_when_some_weights_are_rounded(name):
+    """Layers of which other weights are rounded are no repetition any more."""
+    graph, rng = zoo.imported(name), random.Random(0)
+    branches = {name: block.kind for name, block in smallest_blocks(graph).items()}
+    weights = [weight for layer in layers(graph).values() if (weight := layer.weight)]
+    for _ in range(3):
+        rounded = Quantize(activations=True).rounded(
+            graph.weightless, frozenset(rng.sample(weights, len(weights) // 2)), {}
+        )
+        found = {name: block.kind for name, block in find_blocks(rounded).items() if block.kind != "layer"}
+        assert found == branches
 
 
 def test_blocks_survive_the_text():

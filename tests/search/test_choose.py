@@ -100,8 +100,8 @@ def test_size_needs_no_measurement():
 @pytest.mark.parametrize(
     ("budget", "sentence"),
     [
-        ("latency=5%", "latency=5% can't be met: the nearest feasible budget is latency=25.63%."),
-        ("latency=1ms", "latency=1ms can't be met: the nearest feasible budget is latency=5.127ms."),
+        ("latency=5%", "latency=5% can't be met: the nearest feasible budget is latency=41.02%."),
+        ("latency=1ms", "latency=1ms can't be met: the nearest feasible budget is latency=8.203ms."),
         ("size=20%", "size=20% can't be met: the nearest feasible budget is size=25.25%."),
     ],
 )
@@ -139,6 +139,33 @@ def test_what_nothing_meets_is_told_before_anything_is_measured(budget, sentence
     with pytest.raises(InfeasibleBudgetError) as error:
         ensure_reachable(Landscape(), parse_budget([budget]), predicted)
     assert str(error.value) == sentence
+
+
+def glanced(ms):
+    """A baseline of 10 ms, beside which a configuration is measured to take at most so much a channel."""
+    return lambda configuration: (10.0, len(configuration.widths["a"]) * ms)
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        (["latency=5%"], "latency=5% can't be met: the nearest feasible budget is latency=41.02%."),  # 4 ms of 10
+        (["latency=1ms", "size=30%"], "latency=1ms can't be met: the nearest feasible budget is latency=4.102ms."),
+        (["size=20%"], "size=20% can't be met: the nearest feasible budget is size=25.25%."),
+    ],
+)
+def test_the_nearest_latency_is_that_of_the_fastest_as_measured(budget, sentence):
+    with pytest.raises(InfeasibleBudgetError) as error:
+        ensure_reachable(Landscape(), parse_budget(budget), {**BASELINE, "latency": 16.0}, glance=glanced(1.0))
+    assert str(error.value) == sentence
+
+
+def test_what_is_measured_to_be_within_the_budget_passes():
+    """A quarter of the channels is predicted to take a quarter of the time, and takes a fifth."""
+    ensure_reachable(Landscape(), parse_budget(["latency=21%"]), {**BASELINE, "latency": 16.0}, glance=glanced(0.5))
+    chip = lambda configuration: Measured({16: 20.0, 4: 4.0}[len(configuration.widths.get("a", range(16)))])  # noqa: E731
+    found = choose(knapsack(), parse_budget(["latency=21%"]), BASELINE, chip)
+    assert (len(found.configuration.widths["a"]), found.measured_ms) == (4, 4.0)
 
 
 @pytest.mark.parametrize("budget", [["latency=26%", "size=30%"], ["latency=2.8ms"]])

@@ -16,7 +16,7 @@ from chipfit.targets.cost import core
 @pytest.mark.parametrize("rounded", [frozenset(), None], ids=["float32", "int8"])
 @pytest.mark.parametrize("name", ["llama", "bert", "efficientnet", "resnext", "packed-split"])
 def test_the_plan_near_a_block_tells_what_the_whole_plan_does(name, rounded):
-    graph = Forms(zoo.imported(name), rounding=Quantize()).whole(rounded)
+    graph = Forms(zoo.imported(name), rounding=Quantize(activations=True)).whole(rounded)
     before = set(map(core, planned(graph)))
     for block in blocks_of(graph):
         left = drop(graph, replacements(graph, Configuration({}, frozenset({block}))))
