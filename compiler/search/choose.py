@@ -1,7 +1,8 @@
 """From budget to configuration: solve, compile, measure, correct, until what was measured fits.
 
 The cost model is asked first. What it gets wrong on this graph shows in what was measured: the next solve aims where
-the line through the uncompressed model and the last configuration, aimed at against measured, meets the limit.
+the line between two configurations, aimed at against measured, meets the limit: the uncompressed model and the last, or
+once there are any on both sides the nearest on either.
 Nothing is trained before a configuration fits.
 """
 
@@ -126,7 +127,6 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
     """
     cost = strategy.task.landscape.cost(UNCHANGED)
     goal = Goal.of(budget, baseline, cost, baseline["latency"] / cost.latency_ms if measure else safety(budget, cost))
-    whole, ratio = cost.latency_ms, goal.scales["latency"] * AIM
     limit = budget.absolute(baseline).get("latency", math.inf)
     fitting, attempts = list[Choice](), list[Attempt]()
     for _ in range(ATTEMPTS):
@@ -150,12 +150,29 @@ def choose(strategy: Strategy, budget: Budget, baseline: Mapping[str, float], me
             fitting.append(chosen)
             if measured.ms >= limit * (1 - SLACK) or found.expected_loss == 0:
                 return replace(chosen, attempts=tuple(attempts))
-        slope = (baseline["latency"] - measured.ms) / (whole - aim) if aim < whole else ratio
-        below = aim - (measured.ms - limit * AIM) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
-        goal = goal.at(max(below, aim / STEEPEST))  # one far measurement must not send it below zero
+        goal = goal.at(next_aim(attempts, limit, cost.latency_ms, baseline["latency"]))
     if not fitting:
         raise beyond(budget, baseline, "latency", min(one.measured_ms for one in attempts))
     return replace(min(fitting, key=lambda found: found.expected_loss), attempts=tuple(attempts))
+
+
+def next_aim(attempts: Sequence[Attempt], limit: float, predicted_ms: float, baseline_ms: float) -> float:
+    """Where the measured latency would meet the limit, by the line between the nearest attempts on its two sides.
+
+    Where they are all on one side it is the line through the last and the uncompressed model, which is predicted to
+    take so much and was measured to.
+    """
+    target, last, ratio = limit * AIM, attempts[-1], baseline_ms / predicted_ms
+    below = max((one for one in attempts if one.measured_ms <= limit), key=lambda one: one.aimed_ms, default=None)
+    above = min((one for one in attempts if one.measured_ms > limit), key=lambda one: one.aimed_ms, default=None)
+    if below and above and below.aimed_ms < above.aimed_ms:
+        share = (target - below.measured_ms) / (above.measured_ms - below.measured_ms)
+        return below.aimed_ms + share * (above.aimed_ms - below.aimed_ms)
+    slope = ratio
+    if last.aimed_ms < predicted_ms:
+        slope = (baseline_ms - last.measured_ms) / (predicted_ms - last.aimed_ms)
+    aim = last.aimed_ms - (last.measured_ms - target) / min(max(slope, ratio / STEEPEST), ratio * STEEPEST)
+    return max(aim, last.aimed_ms / STEEPEST)  # one far measurement must not send it below zero
 
 
 def safety(budget: Budget, cost: Cost) -> float:

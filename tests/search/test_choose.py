@@ -9,7 +9,7 @@ import pytest
 from chipfit.errors import InfeasibleBudgetError
 from chipfit.ir.configuration import Configuration
 from chipfit.search.budget import parse_budget
-from chipfit.search.choose import Choice, Measured, choose, ensure_reachable
+from chipfit.search.choose import AIM, Attempt, Choice, Measured, choose, ensure_reachable, next_aim
 from chipfit.search.curves import Level
 from chipfit.search.solve import Item, Problem
 from chipfit.search.strategies.base import Task
@@ -78,6 +78,23 @@ def test_repairs_what_the_model_got_wrong():
     assert found.measured_ms == 15.0
     assert [(one.predicted_ms, one.measured_ms) for one in found.attempts] == [(w, w + 7.0) for w in calls]
     assert found == Choice.from_json(json.loads(json.dumps(found.to_json())))
+
+
+def attempts(*found):
+    return [Attempt(aimed, aimed, measured, 0.0, 1.0) for aimed, measured in found]
+
+
+@pytest.mark.parametrize(
+    ("found", "aim"),
+    [
+        ([(8.0, 11.0)], 8.0 - 1.0 / (9.0 / 8.0)),  # on the line through the whole, 16 ms for which it takes 20
+        ([(8.0, 11.0), (4.0, 6.0)], 4.0 + 4.0 * 4.0 / 5.0),  # between the two
+        ([(8.0, 11.0), (4.0, 6.0), (7.2, 10.5), (3.0, 5.0)], 4.0 + 3.2 * 4.0 / 4.5),  # between the nearest
+    ],
+)
+def test_aims_between_what_was_too_fast_and_what_was_too_slow(found, aim):
+    """ResNet-20 in int8 went to and fro between two configurations by the line through the whole."""
+    assert next_aim(attempts(*found), 10.0 / AIM, 16.0, 20.0) == pytest.approx(aim)
 
 
 @pytest.mark.parametrize(
