@@ -206,7 +206,7 @@ class Workbench:
     def _pair(self, libraries: Mapping[str, tuple[Done, Graph]], baseline_ms: float, patience: float) -> Pair:
         """One comparison of `_beside`; the rest as for `_timed`."""
         times = self._timed(libraries, baseline_ms, patience)
-        undisturbed = calm(times, "baseline")
+        undisturbed = calm(times, "baseline", "result")
         medians = undisturbed["baseline"].median_ms, undisturbed["result"].median_ms
         return Pair(*medians, *ratio_when_calm(times, "result", "baseline"))
 

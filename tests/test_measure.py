@@ -1,7 +1,9 @@
 """Interleaved timing: fairness of the order, pairing, limits. No test asserts how long anything takes."""
 
 import gc
+import math
 import os
+import random
 import threading
 from collections.abc import Callable
 from itertools import groupby
@@ -21,6 +23,7 @@ from chipfit.measure import (
     over_copies,
     paired_error,
     paired_ratio,
+    ratio_when_calm,
 )
 
 
@@ -109,6 +112,15 @@ def test_rounds_in_which_something_slowed_the_machine_down_do_not_count() -> Non
     timings = {"a": Timing(tuple(5 + more for more in slow)), "b": Timing(tuple(10 + more for more in slow))}
     assert paired_ratio(timings, "a", "b") == pytest.approx(2 / 3)
     assert paired_ratio(calm(timings, "b"), "a", "b") == 0.5
+
+
+def test_noise_that_each_side_has_for_itself_moves_no_ratio() -> None:
+    """Rounds in which the baseline alone was fast by chance would show the other too slow: by a tenth here."""
+    chance = random.Random(0)
+    a, b = (tuple(ms * math.exp(chance.gauss(0.0, 0.1)) for _ in range(10_000)) for ms in (85.0, 100.0))
+    timings = {"a": Timing(a), "b": Timing(b)}
+    assert ratio_when_calm(timings, "a", "b")[0] == pytest.approx(0.85, rel=0.02)
+    assert paired_ratio(calm(timings, "b"), "a", "b") > 0.92
 
 
 def test_three_rounds_count_whatever_they_take() -> None:
