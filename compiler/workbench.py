@@ -27,7 +27,8 @@ from chipfit.measure import (
     copies_of,
     median_when_calm,
     over_copies,
-    ratio_when_calm,
+    paired_error,
+    paired_ratio,
     repeated,
 )
 from chipfit.passes.fold_batch_norm import folded
@@ -208,7 +209,8 @@ class Workbench:
         times = self._timed(libraries, baseline_ms, patience)
         undisturbed = calm(times, "baseline", "result")
         medians = undisturbed["baseline"].median_ms, undisturbed["result"].median_ms
-        return Pair(*medians, *ratio_when_calm(times, "result", "baseline"))
+        ratio, error = (of(undisturbed, "result", "baseline") for of in (paired_ratio, paired_error))
+        return Pair(*medians, ratio, error)
 
     def _timed(
         self, libraries: Mapping[str, tuple[Done, Graph]], baseline_ms: float, patience: float

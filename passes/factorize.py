@@ -22,6 +22,8 @@ ANSWERS = 16  # examples whose answers say which directions matter
 SMOOTHING = 0.1  # of the mean direction's cost, added to each
 FLOOR = 1e-9  # of the largest eigenvalue; below it a direction is noise
 
+Halves = tuple[Tensor, Tensor]  # weights of the two layers: [width, width] and [outputs, width]
+
 
 @dataclass(frozen=True)
 class Factorize(Pass):
@@ -57,28 +59,24 @@ def factorized(graph: Graph, calibration: Sequence[Inputs], ranks: Container[str
     found = [layer for layer in tall_layers(graph) if ranks is None or rank_axis(layer.node) in ranks]
     if not found:
         return graph
-    answers, halves = Statistics(graph, calibration[:ANSWERS]), dict[Node, Mapping[str, Tensor]]()
+    answers, halves = Statistics(graph, calibration[:ANSWERS]), dict[Node, Halves]()
     grams = Statistics(graph, calibration[:EXAMPLES]).grams(layer.node.name for layer in found)
     for layer in found:
         weight = graph.state[layer.weight].detach()
         width = weight.shape[1]
         gives_logits = layer.node.name == graph.forward.outputs[0].name
         metric = answers.logit_metric if gives_logits else weight.double().mT @ weight.double()
-        down, up = factors(weight, grams[layer.node.name][0, :width, :width], metric)
-        halves[layer.node] = {down_weight(layer.node): down, _up(layer.node): up}
+        halves[layer.node] = factors(weight, grams[layer.node.name][0, :width, :width], metric)
     return _split(graph, halves)
 
 
 def factorized_shapes(graph: Graph) -> Graph:
     """What `factorized` gives, without weights: made in a moment."""
-    graph, halves = graph.weightless, dict[Node, Mapping[str, Tensor]]()
+    graph, halves = graph.weightless, dict[Node, Halves]()
     for layer in tall_layers(graph):
         weight = graph.state[layer.weight]
         width = weight.shape[1]
-        halves[layer.node] = {
-            down_weight(layer.node): weight.new_empty(width, width),
-            _up(layer.node): weight.new_empty(weight.shape),
-        }
+        halves[layer.node] = weight.new_empty(width, width), weight.new_empty(weight.shape)
     return _split(graph, halves)
 
 
@@ -103,7 +101,7 @@ def is_factor(weight: str) -> bool:
 def with_factors(plain: Graph, factored: Graph, ranks: Container[str]) -> Graph:
     """`plain` with those layers split, as they are in `factored`, whose rank axis is in `ranks`."""
     chosen = [layer.node for layer in tall_layers(plain) if rank_axis(layer.node) in ranks]
-    return _split(plain, {node: {n: factored.state[n] for n in (down_weight(node), _up(node))} for node in chosen})
+    return _split(plain, {node: (factored.state[down_weight(node)], factored.state[_up(node)]) for node in chosen})
 
 
 def split_weights(plain: Graph) -> list[frozenset[str]]:
@@ -138,11 +136,11 @@ def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return vectors * roots @ vectors.mT, vectors / roots @ vectors.mT
 
 
-def _split(graph: Graph, halves: Mapping[Node, Mapping[str, Tensor]]) -> Graph:
-    """With each of these layers taken apart into two with the given weights, the first's and the second's, by name."""
+def _split(graph: Graph, halves: Mapping[Node, Halves]) -> Graph:
+    """With each of these layers taken apart into two with the given weights."""
     before = reads(graph)
     for node, tensors in halves.items():
-        graph = _taken_apart(graph, node, tensors)
+        graph = _taken_apart(graph, node, {down_weight(node): tensors[0], _up(node): tensors[1]})
     return without_dead_parameters(graph, before) if halves else graph
 
 
