@@ -58,8 +58,8 @@ class Stages:
         An unfinished folder is handed to `make` again with what it holds, so a long stage can go on from its own
         checkpoints; whatever `make` writes elsewhere is not part of the stage.
         """
-        key = hashlib.sha256(json.dumps([code(), name, inputs], sort_keys=True).encode()).hexdigest()[:16]
-        folder = self.root / f"{name}-{key}"
+        key = self._key(name, inputs)
+        folder = self._folder(name, key)
         found = (folder / DONE).exists()
         self.entered(name, found)
         if not found:
@@ -67,6 +67,19 @@ class Stages:
             make(folder)
             write_json(folder / DONE, {"name": name, "inputs": inputs})
         return Done(name, key, folder)
+
+    def growing(self, name: str, inputs: dict[str, Any]) -> Path:
+        """The folder of a stage that is never finished: what is found in it counts, more is added."""
+        folder = self._folder(name, self._key(name, inputs))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _folder(self, name: str, key: str) -> Path:
+        return self.root / f"{name}-{key}"
+
+    @staticmethod
+    def _key(name: str, inputs: dict[str, Any]) -> str:
+        return hashlib.sha256(json.dumps([code(), name, inputs], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, data: Any) -> None:

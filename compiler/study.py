@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from chipfit.passes.fold_batch_norm import folded
 from chipfit.passes.pipeline import Pipeline
 from chipfit.search.curves import Curves
 from chipfit.search.forms import Forms
+from chipfit.search.known import Known
 from chipfit.search.problem import Landscape
 from chipfit.search.sensitivity import Survey
 from chipfit.search.strategies.base import Strategy, Task
@@ -82,11 +84,17 @@ class Study:
 
     @cached_property
     def survey(self) -> Survey:
-        return self._survey_of(self.factored)
+        known = Known(self.stages.growing("losses", self._surveyed) / "result.json")
+        return self._survey_of(self.factored, known)
 
-    def _survey_of(self, graph: Graph) -> Survey:
+    def _survey_of(self, graph: Graph, known: Known) -> Survey:
         plain = self.teacher if self.uses("factorize") else None
-        return Survey(graph, self.examples, **self._may, rounding=self.rounding, plain=plain)
+        return Survey(graph, self.examples, **self._may, rounding=self.rounding, plain=plain, known=known)
+
+    @property
+    def _surveyed(self) -> dict[str, Any]:
+        """What losses depend on."""
+        return {**self.origin, "factorize": self.uses("factorize"), **self._may, "rounding": str(self.rounding)}
 
     @property
     def _may(self) -> dict[str, bool]:
@@ -101,8 +109,7 @@ class Study:
             found = self.survey.measure(folder / "checkpoint.json", self.progress)
             write_json(folder / "result.json", found.to_json())
 
-        given = {**self.origin, "factorize": self.uses("factorize"), **self._may, "rounding": str(self.rounding)}
-        return Curves.from_json(self.stages.run("sensitivity", given, make).json())
+        return Curves.from_json(self.stages.run("sensitivity", self._surveyed, make).json())
 
     def landscape(self, target: Target, surveyed: bool = True) -> Landscape:
         """What there is to choose on a chip; not `surveyed`, it has no choice and answers what configurations cost."""
@@ -110,7 +117,7 @@ class Study:
 
     def outline(self, target: Target) -> Landscape:
         """The same choice with nothing measured: what can be reached at all, whatever it costs in quality."""
-        return self._over(self._survey_of(self._shapes).unmeasured, target)
+        return self._over(self._survey_of(self._shapes, Known()).unmeasured, target)
 
     def _over(self, curves: Curves, target: Target) -> Landscape:
         sensitivity = curves.offered(target.granularity)

@@ -29,6 +29,13 @@ def test_other_inputs_are_another_stage(tmp_path):
     assert calls == ["1", "2"]
 
 
+def test_what_grows_is_found_again_under_the_same_inputs(tmp_path):
+    first, again, other = (Stages(tmp_path).growing("losses", {"x": x}) for x in (1, 1, 2))
+    write_json(first / "result.json", {"a": 1.0})
+    assert json.loads((again / "result.json").read_text()) == {"a": 1.0}
+    assert not (other / "result.json").exists()
+
+
 def test_what_other_code_found_is_made_again(tmp_path, monkeypatch):
     (tmp_path / "package_of_passes").mkdir()
     for name in ("__init__.py", "one_pass.py"):

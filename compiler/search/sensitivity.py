@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from chipfit.ir.apply import mask
 from chipfit.ir.axes import Axis, analyse
 from chipfit.ir.blocks import Block, smallest_blocks
 from chipfit.ir.configuration import Configuration
@@ -26,11 +25,11 @@ from chipfit.passes.importance import is_rank, rank, readers
 from chipfit.passes.layers import Layer
 from chipfit.passes.repair import masked_repair
 from chipfit.passes.statistics import Statistics
-from chipfit.passes.streams import behind
 from chipfit.passes.surgeon import order, readings
+from chipfit.search.beside import Beside, Refitting, masked
 from chipfit.search.curves import Curve, Curves, Rounded, measured_widths
+from chipfit.search.known import Known
 from chipfit.search.probe import Probe, calibration_size, operations
-from chipfit.search.refit import refits
 from chipfit.search.roundings import Roundings
 from chipfit.stages import write_json
 
@@ -64,6 +63,7 @@ class Survey:
     repair: bool = True
     rounding: Rounding | None = None
     plain: Graph | None = None  # without the splits, where layers of the graph were split to give them a rank
+    known: Known = field(default_factory=Known)  # losses of wholes
 
     def measure(self, checkpoint: Path | None = None, progress: Progress = silent) -> Curves:
         """Goes through all candidates; what `checkpoint` holds from a run that was stopped is not measured again."""
@@ -95,10 +95,8 @@ class Survey:
 
         A layer that reads several axes is repaired for the first of them.
         """
-        repaired: dict[str, Tensor] = {}
-        for name, kept in configuration.widths.items():
-            repaired = self._remembered(self._axes[name], kept) | repaired
-        return self._probe.loss(self._masked(self._probe, configuration, self._refitted(configuration, repaired)))
+        removed = replace(configuration, rounded=frozenset())
+        return self.known.of(removed.digest, partial(self._loss, removed))
 
     def loss_of_rounding(self, weights: frozenset[str]) -> float:
         """How far the outputs move with these weights rounded, nothing removed."""
@@ -107,33 +105,20 @@ class Survey:
         return max(0.0, self._exact.loss(self._roundings.rounded(self._exact.graph, weights)))
 
     def losses_beside(self, dropped: frozenset[str], progress: Progress = silent) -> dict[str, float]:
-        """Of each block what dropping it costs if just the others of `dropped` are gone too.
-
-        The blocks behind all of these are refitted once, for each block only those that it is for.
-        """
-        together = Configuration({}, dropped)
-        base = self._refitted(together, {})
-        fitting, probe = (one.at(self._masked(one, together, base)) for one in (self._fitting, self._probe))
-        whole, losses = probe.loss(probe.graph), dict[str, float]()
-        for name, block in self._blocks.items():
+        """Of each block what dropping it costs if just the others of `dropped` are gone too."""
+        context, beside = Configuration({}, dropped).digest, Beside(self._refitting, self._probe, dropped)
+        losses = dict[str, float]()
+        for name in self._blocks:
             progress("measuring blocks in context", len(losses) / len(self._blocks))
-            other = Configuration({}, dropped ^ {name})
-            left = {key: one for key, one in self._blocks.items() if key == name or key not in dropped}
-            near = [*([block] if name in dropped else []), *behind(left, {name})] if self.repair else []
-            state = base | refits(fitting, self._masked(self._fitting, other, base), near)
-            loss = probe.loss(self._masked(self._probe, other, state))
-            losses[name] = max(0.0, whole - loss if name in dropped else loss - whole)
+            losses[name] = self.known.of(f"{context} {name}", partial(beside.loss, name))
         return losses
 
-    def _refitted(self, configuration: Configuration, repaired: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The repaired parameters with those by which blocks make up for the dropped ones before them."""
-        near = behind(self._blocks, configuration.dropped) if self.repair else []
-        found = refits(self._fitting, self._masked(self._fitting, configuration, repaired), near) if near else {}
-        return {**repaired, **found}
-
-    def _masked(self, probe: Probe, configuration: Configuration, repaired: Mapping[str, Tensor]) -> Graph:
-        """Of the whole graph at a probe's batch."""
-        return mask(probe.graph.with_state(repaired), configuration)
+    def _loss(self, configuration: Configuration) -> float:
+        repaired: dict[str, Tensor] = {}
+        for name, kept in configuration.widths.items():
+            repaired = self._remembered(self._axes[name], kept) | repaired
+        parameters = self._refitting.parameters(configuration, repaired)
+        return self._probe.loss(masked(self._probe, configuration, parameters))
 
     def _remembered(self, axis: Axis, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """The repaired readers of an axis; configurations have many of them in common."""
@@ -161,7 +146,7 @@ class Survey:
         indices, losses = self._order(axis), {axis.size: 0.0}
         for width in measured_widths(axis.size)[1:]:
             kept = tuple(sorted(indices[:width]))
-            narrowed = self._masked(self._probe, Configuration({axis.name: kept}), self._repaired(axis, kept))
+            narrowed = masked(self._probe, Configuration({axis.name: kept}), self._repaired(axis, kept))
             losses[width] = self._probe.loss(narrowed)
         return Curve(indices, losses)
 
@@ -220,9 +205,9 @@ class Survey:
         return replace(Probe.on(whole, self._measured), exact=True)
 
     @cached_property
-    def _fitting(self) -> Probe:
+    def _refitting(self) -> Refitting:
         """On as many examples as it takes to refit a layer."""
-        return Probe.on(self.graph, self._unmeasured[:FITTED])
+        return Refitting(Probe.on(self.graph, self._unmeasured[:FITTED]), self._blocks, self.repair)
 
     @property
     def _measured(self) -> Sequence[Inputs]:

@@ -8,7 +8,9 @@ import zoo
 from chipfit.ir.apply import mask
 from chipfit.ir.configuration import Configuration
 from chipfit.passes.quantize import Quantize
+from chipfit.search.beside import Beside
 from chipfit.search.curves import Curve, Curves, interpolated, measured_widths, widths
+from chipfit.search.known import Known
 from chipfit.search.probe import Probe
 from chipfit.search.sensitivity import Survey, candidates
 
@@ -145,6 +147,35 @@ def test_stopped_survey_goes_on(tmp_path):
     assert found.drops == pytest.approx(whole.drops)
     assert found.seconds > 1000
     assert Curves.from_json(json.loads(checkpoint.read_text())) == found
+
+
+def test_stopped_search_measures_no_block_in_context_again(tmp_path, monkeypatch):
+    graph, examples = llama()
+    measured, loss = list[str](), Beside.loss
+    monkeypatch.setattr(Beside, "loss", lambda beside, name: measured.append(name) or loss(beside, name))
+    blocks = list(candidates(graph)[1])
+    dropped = frozenset(blocks[:2])
+    whole = Survey(graph, examples).losses_beside(dropped)
+    measured.clear()
+
+    def stop_after_two(what, done):
+        if done >= 2 / len(blocks):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Survey(graph, examples, known=Known(tmp_path / "known.json")).losses_beside(dropped, stop_after_two)
+    assert Survey(graph, examples, known=Known(tmp_path / "known.json")).losses_beside(dropped) == pytest.approx(whole)
+    assert measured == blocks, "each once"
+
+
+def test_loss_of_what_is_removed_is_measured_once_whatever_is_rounded(monkeypatch):
+    graph, examples = llama()
+    measured, loss = list[str](), Probe.loss
+    monkeypatch.setattr(Probe, "loss", lambda probe, changed: measured.append(changed) or loss(probe, changed))
+    survey, dropped = Survey(graph, examples), frozenset(list(candidates(graph)[1])[:1])
+    one, other = (survey.loss(Configuration({}, dropped, rounded)) for rounded in (None, frozenset({"a"})))
+    assert one == other > 0
+    assert len(measured) == 1
 
 
 def test_rounding_is_measured_alone_and_of_a_whole():

@@ -96,13 +96,7 @@ class Knapsack(Strategy):
         survey = self.task.survey
         if len(dropped) < 2 or not survey:
             return sum(self.task.landscape.problem.drops[block] for block in dropped)
-        if dropped not in self._measured:
-            self._measured[dropped] = survey.loss(Configuration({}, dropped))
-        return self._measured[dropped]
-
-    @cached_property
-    def _measured(self) -> dict[frozenset[str], float]:
-        return {}
+        return survey.loss(Configuration({}, dropped))
 
 
 @dataclass(frozen=True)
@@ -135,15 +129,8 @@ class Refinement:
         return Proposal(best, self.loss(best), gaps[best])
 
     def loss(self, configuration: Configuration) -> float:
-        """Of the whole: with what is removed measured, once, and what rounding loses added."""
-        removed = replace(configuration, rounded=frozenset())
-        if removed not in self._losses:
-            self._losses[removed] = self.measure(removed)
-        return self._losses[removed] + self.landscape.loss_of_rounding(configuration)
-
-    @cached_property
-    def _losses(self) -> dict[Configuration, float]:
-        return {}
+        """Of the whole: with what is removed measured, and what rounding loses added."""
+        return self.measure(configuration) + self.landscape.loss_of_rounding(configuration)
 
     @cached_property
     def _prices(self) -> list[Prices]:
