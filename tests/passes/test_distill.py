@@ -22,7 +22,7 @@ from chipfit.passes.base import Context, Inputs, PreconditionError
 from chipfit.passes.batching import batch_size, endless_batches, first_batches
 from chipfit.passes.distill import Distill, recover, samples_per_example, usual_rate
 from chipfit.passes.matching import NORMALISED, Comparison, find_head, shared_exits
-from chipfit.passes.training import LOWERED, LOWEST, WARM_UP, Course, Settings, Training, rate
+from chipfit.passes.training import RATES, WARM_UP, Settings, Training, rate
 
 STEPS = Distill(steps=12, learning_rate=1e-3, batch=8)
 
@@ -114,25 +114,34 @@ def trained(losses: list[float], steps: int) -> tuple[Training, list[float]]:
     return run, rates
 
 
-def test_where_the_held_out_loss_keeps_rising_it_goes_back_to_the_best_weights_at_a_lower_rate() -> None:
-    run, rates = trained([1.0, 1.1, 1.2, 0.9, 0.8, 0.7], steps=80)
-    assert (run.course.done, run.course.best, run.course.lowered) == (80, 0.7, LOWERED)
-    assert rates[:20] == [rate(step, 80) for step in range(20)]
-    assert rates[20:] == [LOWERED * rate(step, 60) for step in range(60)]
-    lost = trained([1.0, 1.1, 1.2, 1.3, 1.4, 1.5], steps=80)[0]
-    assert lost.tensors["weight"].item() == 1.0
+def test_a_rate_that_lowers_the_held_out_loss_is_taken_for_the_other_steps() -> None:
+    run, rates = trained([1.0, 0.9, 0.8, 0.7, 0.6], steps=80)
+    assert (run.course.done, run.course.best, run.course.index) == (80, 0.6, 0)
+    assert rates == [*(rate(step, 10) for step in range(10)), *(rate(step, 70) for step in range(70))]
 
 
-def test_what_was_found_before_the_loss_rose_is_not_lost() -> None:
-    run, _ = trained([1.0, 0.9, 0.5, 0.6, 0.7, 0.8], steps=8)
-    assert (run.course.done, run.course.best) == (8, 0.5)
-    assert run.tensors["weight"].item() == run.best["weight"].item() < 1
+def test_lower_rates_are_tried_from_the_best_weights_where_one_lowers_nothing() -> None:
+    run, rates = trained([1.0, 1.1, 0.995, 0.9, 0.8, 0.7, 0.6], steps=80)
+    assert (run.course.done, run.course.best, run.course.index) == (80, 0.6, 2)
+    tried = [part * rate(step, 10) for part in RATES[:3] for step in range(10)]
+    assert rates == [*tried, *(RATES[2] * rate(step, 50) for step in range(50))]
 
 
 def test_training_ends_where_no_rate_is_low_enough() -> None:
-    course = Course(done=9, planned=10, best=1.0, lowered=LOWEST)
-    assert not course.finished
-    assert replace(course, lowered=LOWEST * LOWERED).finished
+    run, rates = trained([1.0, *(2.0 for _ in RATES)], steps=80)
+    assert (len(rates), run.course.best, run.tensors["weight"].item()) == (10 * len(RATES), 1.0, 1.0)
+
+
+def test_a_rate_that_proves_too_high_later_is_lowered_from_the_best_weights_on() -> None:
+    run, rates = trained([1.0, 0.9, 0.95, 0.8, 0.7], steps=80)
+    assert (run.course.done, run.course.best, run.course.index) == (80, 0.7, 1)
+    assert rates[40:] == [RATES[1] * rate(step, 40) for step in range(40)]
+
+
+def test_what_was_found_before_the_loss_rose_is_not_lost() -> None:
+    run, _ = trained([1.0, 0.5, 0.6, 0.7, 0.8], steps=8)
+    assert (run.course.done, run.course.best) == (8, 0.5)
+    assert run.tensors["weight"].item() == run.best["weight"].item() < 1
 
 
 def test_a_batch_without_a_finite_gradient_is_skipped() -> None:
