@@ -229,8 +229,9 @@ class Training:
             for name, tensor in self.tensors.items():
                 tensor.data.copy_(file.get_tensor(f"now/{name}"))
                 self.best[name].copy_(file.get_tensor(f"best/{name}"))
-            for name, parameter in self.trained.items():
-                state = {key: file.get_tensor(f"moment/{name}/{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter].update(state)
+            moments = [key.rpartition("/") for key in file.keys() if key.startswith("moment/")]  # noqa: SIM118
+            for place, _, key in moments:  # none right after a rate was lowered
+                parameter = self.trained[place.removeprefix("moment/")]
+                self.optimizer.state[parameter][key] = file.get_tensor(f"{place}/{key}")
         for _ in range(self.course.done * self.settings.accumulate):
             next(self.batches)

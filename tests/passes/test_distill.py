@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from itertools import cycle, repeat
@@ -94,8 +95,8 @@ def test_weights_that_training_spoils_are_not_kept() -> None:
     assert report.loss_after == report.loss_before
 
 
-def trained(losses: list[float], steps: int) -> tuple[Training, list[float]]:
-    """A run with validation losses that are made up, and the rate of each of its steps."""
+def trained(losses: list[float], steps: int, folder: Path | None = None) -> tuple[Training, list[float]]:
+    """A run with validation losses that are made up, until there are no more, and the rate of each of its steps."""
     weight, rates, given = torch.nn.Parameter(torch.ones(1)), list[float](), iter(losses)
 
     def loss(inputs: Inputs, generator: torch.Generator) -> Tensor:
@@ -109,8 +110,10 @@ def trained(losses: list[float], steps: int) -> tuple[Training, list[float]]:
         batches=repeat(()),
         loss=loss,
         judge=lambda: next(given),
+        folder=folder,
     )
-    run.run()
+    with suppress(StopIteration):
+        run.run()
     return run, rates
 
 
@@ -136,6 +139,26 @@ def test_a_rate_that_proves_too_high_later_is_lowered_from_the_best_weights_on()
     run, rates = trained([1.0, 0.9, 0.95, 0.8, 0.7], steps=80)
     assert (run.course.done, run.course.best, run.course.index) == (80, 0.7, 1)
     assert rates[40:] == [RATES[1] * rate(step, 40) for step in range(40)]
+
+
+def test_run_that_was_killed_right_after_its_rate_was_lowered_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, rates = trained([1.0, 1.1, 0.9, 0.8, 0.7, 0.6], steps=16)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    save = Training._save
+
+    def save_until_lowered(run: Training, path: Path) -> None:
+        save(run, path)
+        if run.course.index == 1:
+            raise StopIteration
+
+    monkeypatch.setattr(Training, "_save", save_until_lowered)
+    first = trained([1.0, 1.1], steps=16, folder=tmp_path)[1]
+    monkeypatch.setattr(Training, "_save", save)
+    resumed, others = trained([0.9, 0.8, 0.7, 0.6], steps=16, folder=tmp_path)
+    assert [*first, *others] == rates
+    assert resumed.tensors["weight"].item() == whole.tensors["weight"].item()
 
 
 def test_what_was_found_before_the_loss_rose_is_not_lost() -> None:
