@@ -46,8 +46,8 @@ class Course:
     """Where a run is: steps done and planned (0: not known yet), seconds in all, of one judgement, of the fastest step
     and of the steps before planning, how often it was judged, losses.
 
-    Then the index of the rate that is tried, or was taken (None: none is low enough), and after how many steps it
-    began.
+    Then the index of the rate that is tried, or was taken (past the last: none is low enough), and after how many steps
+    it began.
     """
 
     done: int = 0
@@ -59,14 +59,14 @@ class Course:
     judged: int = 0
     before: float = math.nan
     best: float = math.inf
-    index: int | None = 0
+    index: int = 0
     is_taken: bool = False
     since: int = 0
 
     @property
     def finished(self) -> bool:
         """Where nothing is lost there is nothing to recover."""
-        return self.best == 0 or self.index is None or 0 < self.planned <= self.done
+        return self.best == 0 or self.index == len(RATES) or 0 < self.planned <= self.done
 
     @property
     def ends(self) -> int:
@@ -76,20 +76,23 @@ class Course:
     @property
     def is_due(self) -> bool:
         """Whether the validation loss is to be taken, never before it is known how many steps there are."""
-        due = [math.ceil(part * self.planned) for part in JUDGED] if self.is_taken else []
-        return self.planned > 0 and (self.done in due or self.done >= self.ends)
+        return self.planned > 0 and (self.done >= self.ends or (self.is_taken and self.done in self._judged_after))
 
     @property
     def unjudged(self) -> int:
         """How many judgements are still to come, at most."""
         if not self.is_taken:
             return len(JUDGED) + len(RATES) - self.judged
-        return sum(self.done < math.ceil(part * self.planned) for part in JUDGED)
+        return sum(self.done < due for due in self._judged_after)
+
+    @property
+    def _judged_after(self) -> list[int]:
+        return [math.ceil(part * self.planned) for part in JUDGED]
 
     @property
     def rate(self) -> float:
         """The part of the learning rate that the next step takes."""
-        return RATES[self.index or 0] * rate(self.done - self.since, self.ends and self.ends - self.since)
+        return RATES[self.index] * rate(self.done - self.since, self.ends and self.ends - self.since)
 
 
 def rate(done: int, planned: int) -> float:
@@ -185,11 +188,11 @@ class Training:
 
     def _judge(self) -> None:
         loss, course = self.judge(), self.course
-        is_good = loss <= course.best * (1.0 if course.is_taken else 1 - GAIN)  # NaN is not
+        is_good = loss <= course.best * (1.0 if course.is_taken else 1 - GAIN)  # NaN is not, and not the best either
         if loss < course.best:
             for name, tensor in self.tensors.items():
                 self.best[name].copy_(tensor.detach())
-        self.course = replace(course, judged=course.judged + 1, best=min(loss, course.best))
+        self.course = replace(course, judged=course.judged + 1, best=min(course.best, loss))
         if not is_good:
             self._lower()
         elif not course.is_taken:
@@ -199,8 +202,7 @@ class Training:
         """Back to the best weights, and on from there at a lower rate: this one is too high for the model."""
         self._restore()
         self.optimizer.state.clear()
-        index = (self.course.index or 0) + 1
-        self.course = replace(self.course, index=index if index < len(RATES) else None, since=self.course.done)
+        self.course = replace(self.course, index=self.course.index + 1, since=self.course.done)
 
     def _restore(self) -> None:
         for name, tensor in self.tensors.items():

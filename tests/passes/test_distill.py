@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -133,6 +134,11 @@ def test_lower_rates_are_tried_from_the_best_weights_where_one_lowers_nothing() 
 def test_training_ends_where_no_rate_is_low_enough() -> None:
     run, rates = trained([1.0, *(2.0 for _ in RATES)], steps=80)
     assert (len(rates), run.course.best, run.tensors["weight"].item()) == (10 * len(RATES), 1.0, 1.0)
+
+
+def test_losses_that_are_no_numbers_are_rises() -> None:
+    run, _ = trained([1.0, math.nan, 0.9, math.nan, 0.8, 0.7], steps=80)
+    assert (run.course.done, run.course.best, run.course.index) == (80, 0.7, 2)
 
 
 def test_a_rate_that_proves_too_high_later_is_lowered_from_the_best_weights_on() -> None:
